@@ -1,0 +1,31 @@
+//! What `scripts/bench` runs: each bench by name, and the nouns they share.
+//!
+//! | bench | question |
+//! |---|---|
+//! | [`ceiling`] | frames a second of tidegate against DPDK's own forwarder on the same ports |
+//! | [`variant`] | what the histograms cost, or another key of the configuration |
+//! | [`cost`] | instructions for a frame of each class, under callgrind |
+//! | [`idle`] | how late a frame leaves when its lcore was asleep |
+//!
+//! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
+//! aim only when asked to (`--check`). Speed on a shared machine is no test.
+
+pub mod callgrind;
+pub mod ceiling;
+pub mod contest;
+pub mod core_distance;
+pub mod cost;
+pub mod cpu_time;
+pub mod dut;
+pub mod failure;
+pub mod frames;
+pub mod generator;
+pub mod idle;
+pub mod machine;
+pub mod memory_lane;
+pub mod process;
+pub mod report;
+pub mod source;
+pub mod stats;
+pub mod trial;
+pub mod variant;

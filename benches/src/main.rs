@@ -1,0 +1,97 @@
+//! The benches by name; `scripts/bench` builds what they need and calls this.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use tidegate_benches::contest::Rules;
+use tidegate_benches::failure::Result;
+use tidegate_benches::report::Telling;
+use tidegate_benches::{ceiling, cost, generator, idle, variant};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Benches of tidegate", max_term_width = 110)]
+struct Command {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Frames a second of tidegate against testpmd's `io` and `mac` on the same ports
+    #[command(
+        after_help = "Examples:\n  scripts/bench ceiling\n  scripts/bench ceiling --mix rtp --repeats 9 --json"
+    )]
+    Ceiling {
+        #[command(flatten)]
+        rules: Rules,
+        #[command(flatten)]
+        telling: Telling,
+    },
+    /// Instructions for a frame of each class, against the recorded figures
+    #[command(
+        after_help = "Examples:\n  scripts/bench cost\n  scripts/bench cost --profiles /tmp/profiles\n  scripts/bench cost --record"
+    )]
+    Cost {
+        #[command(flatten)]
+        options: cost::Options,
+        #[command(flatten)]
+        telling: Telling,
+    },
+    /// Frames/s and instructions with histograms over those without
+    #[command(name = "ratio_histograms", after_help = "Example:\n  scripts/bench ratio_histograms --json")]
+    RatioHistograms {
+        #[command(flatten)]
+        rules: Rules,
+        #[command(flatten)]
+        telling: Telling,
+    },
+    /// Frames/s of tidegate over those of tidegate with other keys in its lane's configuration
+    #[command(after_help = "Example:\n  scripts/bench variant --key 'verify_checksums = false'")]
+    Variant {
+        /// A line of the lane's section; may be repeated
+        #[arg(long, required = true, value_name = "KEY = VALUE")]
+        key: Vec<String>,
+        #[command(flatten)]
+        rules: Rules,
+        #[command(flatten)]
+        telling: Telling,
+    },
+    /// How late a frame leaves when its lcore was asleep
+    #[command(after_help = "Example:\n  scripts/bench idle --max-sleep-us 20")]
+    Idle {
+        #[command(flatten)]
+        options: idle::Options,
+        #[command(flatten)]
+        telling: Telling,
+    },
+    /// One run of `cost`, to be run by valgrind
+    #[command(hide = true)]
+    CostRun(cost::Run),
+    /// The guest of the other benches, in a process of its own
+    #[command(hide = true)]
+    Generate(generator::Order),
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse().bench) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(bench: Bench) -> Result<ExitCode> {
+    match bench {
+        Bench::Ceiling { rules, telling } => ceiling::run(&rules, telling),
+        Bench::Cost { options, telling } => cost::run(&options, telling),
+        Bench::RatioHistograms { rules, telling } => variant::histograms(&rules, telling),
+        Bench::Variant { key, rules, telling } => variant::run(&key, &rules, telling),
+        Bench::Idle { options, telling } => idle::run(&options, telling),
+        Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),
+        Bench::Generate(order) => {
+            generator::run(&order)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `tidegate classify`: what the gate would have done with a capture, by the very code that runs on the lcore.
+
+pub mod capture;
+mod judge;
+mod quality;
+mod report;
+
+pub use judge::{Task, judge};
+pub use quality::{Arrival, Quality, mos, quality, r_factor};
+pub use report::{FileReport, FlowReport, Report, StreamReport};
+
+use crate::cli::{DONE, FAILED, say_error};
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tidegate_dataplane::policy::{Policy, PolicyName};
+
+/// Its arguments.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClassifyArgs {
+    /// Captures: pcap or pcapng
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The guest's address; may be given more than once [default: each direction is judged as if it were the guest's]
+    #[arg(long, value_name = "ADDR")]
+    pub guest: Vec<IpAddr>,
+    /// realtime, non-tcp, hold-all or bypass-all
+    #[arg(long, default_value = "realtime", value_parser = policy)]
+    pub policy: PolicyName,
+    /// UDP ports of the guest that carry media for certain, such as 10000-20000; may be given more than once
+    #[arg(long, value_name = "PORTS", value_parser = ports)]
+    pub media_ports: Vec<(u16, u16)>,
+    /// Each flow as well, not only RTP streams
+    #[arg(long)]
+    pub flows: bool,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn policy(text: &str) -> Result<PolicyName, String> {
+    text.parse().map_err(|_| format!("there are {}", PolicyName::ALL.map(PolicyName::name).join(", ")))
+}
+
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
+        _ => Err("a port or a range of ports, such as 10000-20000".into()),
+    }
+}
+
+/// Runs it. A file that cannot be read is told on standard error; the others are judged all the same.
+pub fn main(args: &ClassifyArgs) -> ExitCode {
+    let task = Task {
+        policy: Policy {
+            name: args.policy,
+            media_ports: args.media_ports.iter().map(|(first, last)| *first..=*last).collect(),
+            ..Policy::default()
+        },
+        guests: args.guest.clone(),
+    };
+    let (mut report, mut failed) = (Report::default(), false);
+    for path in &args.files {
+        match judge(path, &task) {
+            Ok(file) => {
+                if !args.json && !print(&file.text(args.flows)) {
+                    return ExitCode::from(DONE);
+                }
+                report.files.push(file);
+            }
+            Err(what) => {
+                say_error(&format!("{}: {what}", path.display()));
+                failed = true;
+            }
+        }
+    }
+    if args.json {
+        let line = serde_json::to_string(&report).unwrap_or_default();
+        print(&format!("{line}\n"));
+    }
+    ExitCode::from(if failed { FAILED } else { DONE })
+}
+
+/// False when nobody reads any more.
+fn print(text: &str) -> bool {
+    std::io::stdout().write_all(text.as_bytes()).is_ok()
+}

@@ -1,0 +1,232 @@
+//! The classifier over public captures: every RTP stream that is listed is promoted in time, and nothing
+//! else is let go.
+//!
+//! The captures are no part of the project. They are looked for in `TIDEGATE_PCAP_DIR`, else in
+//! `../shared/pcap` beside the repository; without them this test says so and passes. Each direction is
+//! judged as if it were the guest's, by the code that runs on the lcore.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use tidegate_control::classify::capture;
+use tidegate_dataplane::arena::Heap;
+use tidegate_dataplane::class::{Class, Decision, Verdict};
+use tidegate_dataplane::classify::Classifier;
+use tidegate_dataplane::policy::{Policy, PolicyName};
+use tidegate_dataplane::port::Frame;
+use tidegate_dataplane::tsc::TscRate;
+use tidegate_dataplane::wire::rtp::Packet;
+use tidegate_dataplane::wire::{Headers, Kind, display_address};
+
+/// Captures without real-time media that we know the format of.
+const NEGATIVE: [&str; 10] = [
+    "dns-tunnel-iodine.pcap",
+    "quic_interop_V.pcapng",
+    "bittorrent_utp.pcap",
+    "openvpn.pcap",
+    "wireguard.pcap",
+    "roblox.pcapng",
+    "snmp.pcap",
+    "vxlan.pcap",
+    "iax.pcap",
+    "zoom.pcap",
+];
+
+fn folder() -> Option<PathBuf> {
+    let folder = match std::env::var_os("TIDEGATE_PCAP_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcap"),
+    };
+    if folder.join("rtp-streams.tsv").is_file() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED: no captures in {}; name their folder in TIDEGATE_PCAP_DIR", folder.display());
+    None
+}
+
+/// Frames of a capture with their time in nanoseconds, and how many were of other links.
+fn frames(path: &Path) -> (Vec<(u64, Vec<u8>)>, u64) {
+    let mut frames = Vec::new();
+    let read = capture::read(path, |packet| frames.push((packet.at_ns, packet.bytes.to_vec())));
+    (frames, read.unwrap_or_else(|e| panic!("{}: {e}", path.display())).other_links)
+}
+
+/// A captured frame, as the lane would have it.
+struct Captured<'a>(&'a [u8]);
+
+impl Frame for Captured<'_> {
+    fn head(&self) -> &[u8] {
+        self.0
+    }
+
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn segments(&self) -> u16 {
+        1
+    }
+
+    fn each_segment(&self, see: &mut dyn FnMut(&[u8])) {
+        see(self.0);
+    }
+}
+
+type Flow = (IpAddr, u16, IpAddr, u16);
+
+/// What became of the packets of one SSRC in one flow.
+#[derive(Default)]
+struct Seen {
+    packets: usize,
+    let_go: usize,
+    /// Number of the flow's packet at which the first RTP packet of this SSRC was let go.
+    first_let_go: Option<usize>,
+    /// The same among the packets of this SSRC.
+    first_of_stream: Option<usize>,
+}
+
+struct Judged {
+    streams: HashMap<(Flow, u32), Seen>,
+    announcements: usize,
+    rtcp: usize,
+    /// Let go, and neither RTP nor RTCP nor an announcement.
+    unexplained: usize,
+}
+
+/// Each source address is a guest of its own, so that each direction is judged alone.
+fn judge(frames: &[(u64, Vec<u8>)], policy: &Policy) -> Judged {
+    // Two for each guest: one that takes the short way for known media, and one that never does.
+    let mut guests: HashMap<[u8; 16], [Classifier; 2]> = HashMap::new();
+    let new = || Classifier::new(policy.compile().unwrap(), 1024, TscRate::new(1_000_000_000), &mut Heap);
+    let mut flows: HashMap<Flow, usize> = HashMap::new();
+    let mut judged = Judged { streams: HashMap::new(), announcements: 0, rtcp: 0, unexplained: 0 };
+    for (now, frame) in frames {
+        let headers = Headers::parse(frame, frame.len() as u32);
+        let [classifier, slow] = guests.entry(headers.src).or_insert_with(|| [new(), new()]);
+        let decision = classifier.classify(&Captured(frame), *now);
+        let slowly = slow.judge(&headers, frame, frame.len() as u32, *now);
+        assert_eq!(decision, slowly, "the short way decides as the long one");
+        let let_go = matches!(decision.verdict, Verdict::Bypass | Verdict::Promote(_));
+        let flow = (display_address(headers.src), headers.sport, display_address(headers.dst), headers.dport);
+        let number = flows.entry(flow).or_default();
+        *number += 1;
+        match decision {
+            Decision { media: Some(_), .. } => {
+                let Packet::Rtp(rtp) = Packet::read(headers.payload(frame), headers.payload_len as usize)
+                else {
+                    panic!("media that is no RTP");
+                };
+                let seen = judged.streams.entry((flow, rtp.ssrc)).or_default();
+                seen.packets += 1;
+                if let_go {
+                    seen.let_go += 1;
+                    seen.first_let_go.get_or_insert(*number);
+                    seen.first_of_stream.get_or_insert(seen.packets);
+                }
+            }
+            Decision { class: Class::Announce, .. } if let_go => judged.announcements += 1,
+            Decision { class: Class::Rtcp, .. } if let_go => judged.rtcp += 1,
+            _ if let_go && headers.kind != Kind::Fragment => judged.unexplained += 1,
+            _ => {}
+        }
+    }
+    judged
+}
+
+/// One line of `rtp-streams.tsv`.
+struct Listed {
+    file: String,
+    flow: Flow,
+    ssrc: u32,
+    packets: usize,
+    /// Packet of the flow at which three in a row decide.
+    third: Option<usize>,
+}
+
+fn listed(folder: &Path) -> Vec<Listed> {
+    let text = std::fs::read_to_string(folder.join("rtp-streams.tsv")).unwrap();
+    let lines = text.lines().skip(1).map(|line| {
+        let field: Vec<&str> = line.split('\t').collect();
+        Listed {
+            file: field[0].to_owned(),
+            flow: (
+                field[1].parse().unwrap(),
+                field[2].parse().unwrap(),
+                field[3].parse().unwrap(),
+                field[4].parse().unwrap(),
+            ),
+            ssrc: u32::from_str_radix(&field[5][2..], 16).unwrap(),
+            packets: field[8].parse().unwrap(),
+            third: field[10].parse().ok(),
+        }
+    });
+    lines.collect()
+}
+
+#[test]
+fn listed_streams_are_promoted_in_time_and_nothing_else_is_let_go() {
+    let Some(folder) = folder() else { return };
+    let listed = listed(&folder);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "pcap" || kind == "pcapng"));
+    files.sort();
+    let mut faults = Vec::new();
+    let mut checked = 0;
+    for path in files {
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let (frames, skipped) = frames(&path);
+        let judged = judge(&frames, &Policy::from(PolicyName::Realtime));
+        let let_go: usize = judged.streams.values().map(|seen| seen.let_go).sum();
+        println!(
+            "{file}: {} frames ({skipped} of other links), {} flows with a look of RTP, RTP let go {let_go}, \
+             RTCP {}, announcements {}, unexplained {}",
+            frames.len(),
+            judged.streams.len(),
+            judged.rtcp,
+            judged.announcements,
+            judged.unexplained
+        );
+        for stream in listed.iter().filter(|stream| stream.file == file) {
+            let what = format!("{file}: {:?} SSRC {:#x}", stream.flow, stream.ssrc);
+            let seen = judged.streams.get(&(stream.flow, stream.ssrc));
+            let first = seen.and_then(|seen| seen.first_let_go);
+            println!("  {what}: let go from packet {first:?}, three in a row at {:?}", stream.third);
+            match (first, stream.third) {
+                (Some(first), Some(third)) if first <= third => checked += 1,
+                (_, Some(_)) => faults.push(format!("{what}: let go from {first:?}, not {:?}", stream.third)),
+                (None, None) if stream.packets > 5 => faults.push(format!("{what}: never let go")),
+                _ => {}
+            }
+        }
+        for ((flow, ssrc), seen) in judged.streams.iter().filter(|(_, seen)| seen.let_go > 0) {
+            if !listed.iter().any(|s| s.file == file && (s.flow, s.ssrc) == (*flow, *ssrc)) {
+                faults
+                    .push(format!("{file}: {flow:?} SSRC {ssrc:#x}: {} let go, but not listed", seen.let_go));
+            }
+        }
+        if judged.unexplained > 0 || NEGATIVE.contains(&file.as_str()) && let_go + judged.rtcp > 0 {
+            faults.push(format!("{file}: {let_go} and {} let go of what is no media", judged.unexplained));
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(checked > 0, "no stream was checked");
+}
+
+#[test]
+fn under_hold_all_only_the_planes_announcement_passes() {
+    let Some(folder) = folder() else { return };
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "pcap" || kind == "pcapng") {
+            let judged = judge(&frames(&path).0, &Policy::from(PolicyName::HoldAll));
+            let let_go: usize = judged.streams.values().map(|seen| seen.let_go).sum();
+            assert_eq!(
+                let_go + judged.announcements + judged.rtcp + judged.unexplained,
+                0,
+                "{}",
+                path.display()
+            );
+        }
+    }
+}

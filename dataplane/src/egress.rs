@@ -1,0 +1,301 @@
+//! The way out: what leaves for the wire, bypass first, released frames behind it in small chunks.
+//!
+//! Every frame that reaches the wire passes [`send`], and there the lease is compared with the
+//! clock before each burst (I9): no other thread need be alive for the fence to fall.
+
+use crate::arena::{Arena, Slice};
+use crate::burst::Burst;
+use crate::class::{Class, Media};
+use crate::hold::Held;
+use crate::port::{BURST, Port};
+use crate::tsc::TscRate;
+
+/// Bypassed frames that may wait for a wire that takes nothing, beyond the burst in hand.
+pub const BYPASS_BACKLOG: usize = 512;
+
+/// What is known of a frame whose body is in a [`Burst`].
+#[derive(Clone, Copy, Debug)]
+pub struct Leaving {
+    /// Its stamp.
+    pub epoch: u64,
+    /// When its burst was taken from the guest, TSC.
+    pub received_tsc: u64,
+    /// Set for RTP of a known stream.
+    pub media: Option<Media>,
+    /// Bytes, without FCS.
+    pub len: u32,
+    /// What it is.
+    pub class: Class,
+}
+
+impl<F> From<&Held<F>> for Leaving {
+    #[inline(always)]
+    fn from(held: &Held<F>) -> Leaving {
+        let &Held { epoch, received_tsc, media, len, class, .. } = held;
+        Leaving { epoch, received_tsc, media, len, class }
+    }
+}
+
+const NOTHING: Leaving = Leaving { epoch: 0, received_tsc: 0, media: None, len: 0, class: Class::Other };
+
+/// A burst about to be sent, and what is known of its frames, in the same order.
+#[derive(Debug)]
+pub struct Stage<F> {
+    burst: Burst<F>,
+    about: [Leaving; BURST],
+    first: usize,
+}
+
+impl<F> Stage<F> {
+    const fn new() -> Self {
+        Self { burst: Burst::new(), about: [NOTHING; BURST], first: 0 }
+    }
+
+    /// Frames in it.
+    pub fn len(&self) -> usize {
+        self.burst.len()
+    }
+
+    /// True without frames.
+    pub fn is_empty(&self) -> bool {
+        self.burst.is_empty()
+    }
+
+    /// What is known of its frames, oldest first.
+    pub fn about(&self) -> &[Leaving] {
+        &self.about[self.first..self.first + self.burst.len()]
+    }
+
+    /// Appends, or gives back when full.
+    #[inline(always)]
+    fn push(&mut self, frame: F, about: Leaving) -> Result<(), (F, Leaving)> {
+        let mut at = self.first + self.burst.len();
+        if at == BURST {
+            if self.first == 0 {
+                return Err((frame, about));
+            }
+            self.about.copy_within(self.first.., 0);
+            at -= self.first;
+            self.first = 0;
+        }
+        self.about[at] = about;
+        self.burst.push(frame).map_err(|frame| (frame, about))
+    }
+
+    fn gone(&mut self, n: usize) {
+        self.first = if self.burst.is_empty() { 0 } else { self.first + n };
+    }
+
+    fn pop(&mut self) -> Option<Leaving> {
+        let about = *self.about().first()?;
+        self.burst.pop();
+        self.gone(1);
+        Some(about)
+    }
+}
+
+/// A FIFO of fixed length, taken at start.
+#[derive(Debug)]
+pub struct Backlog<T: 'static> {
+    slots: Slice<Option<T>>,
+    first: usize,
+    len: usize,
+}
+
+impl<T: Send + 'static> Backlog<T> {
+    /// Room for `n`, at least one.
+    pub fn new(n: usize, arena: &mut impl Arena) -> Self {
+        Self { slots: arena.slice(n.max(1), || None), first: 0, len: 0 }
+    }
+
+    /// Appends, or gives back when full.
+    pub fn push(&mut self, item: T) -> Result<(), T> {
+        if self.len == self.slots.len() {
+            return Err(item);
+        }
+        let at = (self.first + self.len) % self.slots.len();
+        self.slots[at] = Some(item);
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&mut self) -> Option<T> {
+        if self.len == 0 {
+            return None;
+        }
+        let item = self.slots[self.first].take();
+        self.first = (self.first + 1) % self.slots.len();
+        self.len -= 1;
+        item
+    }
+
+    /// Items in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True without items.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The items, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..self.len).filter_map(|n| self.slots[(self.first + n) % self.slots.len()].as_ref())
+    }
+}
+
+/// How fast released frames may leave: a bucket of wire time that fills at a given rate.
+#[derive(Debug)]
+pub struct Pace {
+    ticks_per_bit_x1024: u64,
+    ready_at: u64,
+    depth: u64,
+}
+
+/// Preamble, start delimiter, FCS and the gap between frames: bytes a frame takes on the wire beyond its own.
+const WIRE_OVERHEAD: u64 = 24;
+
+impl Pace {
+    /// `bits_per_s`: of wire time, framing included. `None` for as fast as the wire takes them.
+    /// The bucket holds 50 us of wire time, so that a late poll makes good without a burst that an RTP
+    /// frame would have to wait behind.
+    pub fn new(bits_per_s: Option<u64>, rate: TscRate) -> Self {
+        let ticks = bits_per_s.map_or(0, |bits| (rate.hz() as u128 * 1024 / bits.max(1) as u128) as u64);
+        Self { ticks_per_bit_x1024: ticks, ready_at: 0, depth: rate.ticks(50_000) }
+    }
+
+    /// True when another frame may leave at `now`.
+    #[inline]
+    pub fn ready(&self, now: u64) -> bool {
+        self.ticks_per_bit_x1024 == 0 || now >= self.ready_at
+    }
+
+    /// A frame of `len` bytes leaves.
+    #[inline]
+    pub fn spend(&mut self, len: u32, now: u64) {
+        if self.ticks_per_bit_x1024 != 0 {
+            let bits = (u64::from(len) + WIRE_OVERHEAD) * 8;
+            let ticks = (bits as u128 * self.ticks_per_bit_x1024 as u128 / 1024) as u64;
+            self.ready_at = self.ready_at.max(now.saturating_sub(self.depth)) + ticks;
+        }
+    }
+}
+
+/// What [`send`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// So many frames are with the wire port's driver.
+    Frames(usize),
+    /// The lease has ended: nothing was sent and nothing will be.
+    Fenced,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Egress<F: 'static> {
+    /// Bypassed frames, next to go.
+    pub bypass: Stage<F>,
+    /// Bypassed frames behind those.
+    pub backlog: Backlog<(F, Leaving)>,
+    /// Released frames, next to go.
+    pub release: Stage<F>,
+    /// The pace of released frames.
+    pub pace: Pace,
+}
+
+impl<F: Send + 'static> Egress<F> {
+    /// An empty way out; the backlog lives in `arena`.
+    pub fn new(pace: Pace, arena: &mut impl Arena) -> Self {
+        Self {
+            bypass: Stage::new(),
+            backlog: Backlog::new(BYPASS_BACKLOG, arena),
+            release: Stage::new(),
+            pace,
+        }
+    }
+
+    /// Queues a bypassed frame; gives it back when the wire has taken nothing for too long.
+    #[inline(always)]
+    pub fn bypass(&mut self, frame: F, about: Leaving) -> Result<(), (F, Leaving)> {
+        if self.backlog.is_empty() {
+            match self.bypass.push(frame, about) {
+                Ok(()) => return Ok(()),
+                Err(full) => return self.backlog.push(full),
+            }
+        }
+        self.backlog.push((frame, about))
+    }
+
+    /// Stages a released frame; only called when [`Egress::release_room`] says so.
+    #[inline]
+    pub fn release(&mut self, held: Held<F>, now: u64) -> Result<(), (F, Leaving)> {
+        let about = Leaving::from(&held);
+        self.release.push(held.frame, about)?;
+        self.pace.spend(about.len, now);
+        Ok(())
+    }
+
+    /// True when another released frame may be staged at `now`.
+    pub fn release_room(&self, now: u64) -> bool {
+        self.release.len() < BURST && self.pace.ready(now)
+    }
+
+    /// Moves what fits from the backlog to the stage.
+    pub fn refill(&mut self) {
+        while self.bypass.len() < BURST {
+            let Some((frame, about)) = self.backlog.pop() else { return };
+            if self.bypass.push(frame, about).is_err() {
+                unreachable!("a stage with less than a burst has room");
+            }
+        }
+    }
+
+    /// Frames that wait here, by [`Class`].
+    pub fn waiting(&self) -> [u64; Class::ALL.len()] {
+        let mut waiting = [0; Class::ALL.len()];
+        let staged = self.bypass.about().iter().chain(self.release.about());
+        for about in staged.chain(self.backlog.iter().map(|(_, about)| about)) {
+            waiting[about.class as usize] += 1;
+        }
+        waiting
+    }
+
+    /// True when nothing waits here.
+    pub fn is_empty(&self) -> bool {
+        self.bypass.is_empty() && self.release.is_empty() && self.backlog.is_empty()
+    }
+
+    /// Drops everything that waits here, telling `each` of every frame.
+    pub fn discard(&mut self, mut each: impl FnMut(&Leaving)) {
+        loop {
+            self.refill();
+            match self.bypass.pop().or_else(|| self.release.pop()) {
+                Some(about) => each(&about),
+                None => return,
+            }
+        }
+    }
+}
+
+/// Hands the front of `stage` to the wire, unless `lease` has ended at `now`. `see` is told what left, in order,
+/// if anything did.
+#[inline]
+pub fn send<P: Port>(
+    stage: &mut Stage<P::Frame>,
+    wire: &mut P,
+    now: u64,
+    lease: u64,
+    see: impl FnOnce(&[Leaving]),
+) -> Sent {
+    if now >= lease {
+        return Sent::Fenced;
+    }
+    let n = wire.transmit(0, &mut stage.burst);
+    if n > 0 {
+        see(&stage.about[stage.first..stage.first + n]);
+        stage.gone(n);
+    }
+    Sent::Frames(n)
+}

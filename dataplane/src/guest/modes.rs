@@ -1,0 +1,168 @@
+//! Protection, leases, standbys, and lanes that come and go.
+
+use super::refusal::FIRST_EPOCH_MAX;
+use super::{Guest, Member, Mode, Refusal, Rings, Then, Ticket};
+use crate::gate::{FENCE, Gate, NO_LEASE, Order};
+use std::sync::Arc;
+
+impl Guest {
+    /// Begins protection in a new `generation`, inside a pause: the first epoch starts here. `first`: number
+    /// it at least so. From `open` the frames before it pass; from `protected` they wait for a commit of the
+    /// new generation; behind a fence they are discarded, and `lease` must hold a deadline.
+    pub fn begin_protect(
+        &mut self,
+        generation: u64,
+        first: u64,
+        vouched: bool,
+        lease: Option<u64>,
+        now_tsc: u64,
+    ) -> Result<Ticket, Refusal> {
+        if self.mode == Mode::Muted {
+            return Err(Refusal::WrongMode(self.mode));
+        }
+        if !vouched && let Some(lane) = self.running_lane() {
+            return Err(Refusal::RingsRun(lane));
+        }
+        if self.under.is_some() {
+            return Err(Refusal::Busy);
+        }
+        if first > FIRST_EPOCH_MAX {
+            return Err(Refusal::FirstEpoch);
+        }
+        let fenced = self.is_fenced(now_tsc);
+        match lease {
+            Some(deadline) if deadline <= now_tsc => return Err(Refusal::Late),
+            None if fenced || self.leased => return Err(Refusal::Fenced),
+            _ => {}
+        }
+        let open = first.max(self.open + 1);
+        for member in &self.members {
+            if let Some(deadline) = lease {
+                member.gate.set_lease(deadline);
+            }
+            member.gate.request_close(open - 1);
+        }
+        self.leased |= lease.is_some();
+        let order = if fenced { Order::Unfence } else { Order::Protect };
+        Ok(self.give(order, Then::Protected { open, generation }))
+    }
+
+    /// Ends protection. The only way in which an uncommitted frame ever leaves (I4), when `release`.
+    /// A leased guest needs `evidence` that no standby can take over (I9).
+    pub fn begin_unprotect(&mut self, release: bool, evidence: bool) -> Result<Ticket, Refusal> {
+        if self.mode == Mode::Muted {
+            return Err(Refusal::WrongMode(self.mode));
+        }
+        if self.leased && !evidence {
+            return Err(Refusal::Fenced);
+        }
+        if self.under.is_some() {
+            return Err(Refusal::Busy);
+        }
+        self.leased = false;
+        for member in &self.members {
+            member.gate.set_lease(NO_LEASE);
+        }
+        let order = if release { Order::UnprotectRelease } else { Order::UnprotectDrop };
+        Ok(self.give(order, Then::Mode(Mode::Open)))
+    }
+
+    /// Makes this a standby: what is held is discarded, and so is what comes.
+    pub fn begin_mute(&mut self) -> Result<Ticket, Refusal> {
+        self.begin(Order::Mute, Then::Mode(Mode::Muted))
+    }
+
+    /// Ends the muting, in a new `generation`, open or protected at once.
+    pub fn begin_unmute(&mut self, generation: u64, protected: bool) -> Result<Ticket, Refusal> {
+        if self.mode != Mode::Muted {
+            return Err(Refusal::WrongMode(self.mode));
+        }
+        if self.under.is_some() {
+            return Err(Refusal::Busy);
+        }
+        if !protected {
+            self.generation = generation;
+            return self.begin(Order::UnmuteOpen, Then::Mode(Mode::Open));
+        }
+        let open = self.open + 1;
+        for member in &self.members {
+            member.gate.request_close(open - 1);
+        }
+        Ok(self.give(Order::UnmuteProtected, Then::Protected { open, generation }))
+    }
+
+    /// The guest runs again, where its rings do not tell.
+    pub fn begin_resumed(&mut self) -> Result<Ticket, Refusal> {
+        let ticket = self.begin(Order::Resumed, Then::Nothing)?;
+        self.ran_on();
+        Ok(ticket)
+    }
+
+    /// Has every lane take the policy out of its mailbox.
+    pub fn begin_policy(&mut self) -> Result<Ticket, Refusal> {
+        self.begin(Order::Policy, Then::Nothing)
+    }
+
+    /// Prolongs the lease to `deadline_tsc`. Refused once it has ended (I9: only a new generation helps).
+    pub fn lease(&mut self, generation: u64, deadline_tsc: u64, now_tsc: u64) -> Result<(), Refusal> {
+        if generation != self.generation {
+            return Err(Refusal::Generation(self.generation));
+        }
+        if self.is_fenced(now_tsc) {
+            return Err(Refusal::Fenced);
+        }
+        if deadline_tsc <= now_tsc {
+            return Err(Refusal::Late);
+        }
+        self.leased = true;
+        for member in &self.members {
+            // A lease never shrinks: answers may come out of order.
+            let deadline = match member.gate.lease() {
+                NO_LEASE => deadline_tsc,
+                current => current.max(deadline_tsc),
+            };
+            member.gate.set_lease(deadline);
+        }
+        Ok(())
+    }
+
+    /// Drops the fence now. Always accepted.
+    pub fn fence(&mut self) {
+        self.leased = true;
+        for member in &self.members {
+            member.gate.set_lease(FENCE);
+        }
+    }
+
+    // ---- lanes that come and go ----
+
+    /// Begins to take in a lane whose lcore polls it but which has not joined. Its gate is brought up to
+    /// date first: a lane that joins with an old epoch would stamp frames that are committed already, one
+    /// that joins in an old mode would send what a muted guest must not.
+    pub fn begin_join(&mut self, gate: Arc<Gate>, rings: Rings, now_tsc: u64) -> Result<Ticket, Refusal> {
+        if self.under.is_some() {
+            return Err(Refusal::Busy);
+        }
+        gate.request_close(self.open - 1);
+        gate.commit(self.committed, now_tsc);
+        gate.set_lease(self.members.first().map_or(NO_LEASE, |m| m.gate.lease()));
+        self.members.push(Member { gate, rings, joined: true });
+        let lane = self.members.len() - 1;
+        let order = match self.mode {
+            Mode::Open => Order::JoinOpen,
+            Mode::Protected => Order::JoinProtected,
+            Mode::Muted => Order::JoinMuted,
+        };
+        Ok(self.give_to(&[lane], order, Then::Nothing))
+    }
+
+    /// Begins to let a lane go: it is drained, and what it holds waits for its commit as before.
+    pub fn begin_leave(&mut self, lane: usize) -> Result<Ticket, Refusal> {
+        if self.under.is_some() {
+            return Err(Refusal::Busy);
+        }
+        let member = self.members.get_mut(lane).ok_or(Refusal::NoLane(lane))?;
+        member.joined = false;
+        Ok(self.give_to(&[lane], Order::Leave, Then::Nothing))
+    }
+}

@@ -1,0 +1,142 @@
+//! To the wire: bypassed frames first, then what the commits let go, in chunks.
+
+use super::Lane;
+use crate::class::DropReason;
+use crate::egress::{self, Leaving, Sent};
+use crate::guest::Mode;
+use crate::port::{BURST, Frame, Port};
+use crate::tsc::Clock;
+
+/// Frames that one poll frees when held ones are to be discarded: an lcore with other lanes must not
+/// spend a millisecond on it (I8).
+const DISCARD_CHUNK: usize = 256;
+
+impl<G: Port, W: Port<Frame = G::Frame>, C: Clock> Lane<G, W, C>
+where
+    G::Frame: Send + 'static,
+{
+    /// Sends what bypasses. True when there was anything.
+    #[inline]
+    pub fn send_bypass(&mut self) -> bool {
+        if self.egress.bypass.is_empty() {
+            return false;
+        }
+        loop {
+            let now = self.clock.now();
+            let lease = self.shared.gate.lease();
+            let (shared, classifier, clock) = (&self.shared, &mut self.classifier, &self.clock);
+            let histograms = self.config.histograms;
+            let sent = egress::send(&mut self.egress.bypass, &mut self.wire, now, lease, |left| {
+                let sent_at = clock.now();
+                for (about, n) in runs(left) {
+                    shared.counters.class[about.class as usize].bypassed.add(n);
+                    if histograms {
+                        shared.latency.bypass.record_n(sent_at.saturating_sub(about.received_tsc), n);
+                    }
+                }
+                left.iter()
+                    .filter_map(|about| about.media)
+                    .for_each(|media| classifier.departed(media, sent_at));
+            });
+            match sent {
+                Sent::Fenced => {
+                    self.fall_fence();
+                    return true;
+                }
+                // The wire is full: try again at the next poll.
+                Sent::Frames(_) if !self.egress.bypass.is_empty() => {
+                    self.dirty = true;
+                    return true;
+                }
+                Sent::Frames(_) if self.egress.backlog.is_empty() => return true,
+                Sent::Frames(_) => {
+                    self.dirty = true;
+                    self.egress.refill();
+                }
+            }
+        }
+    }
+
+    /// Sends a chunk of what is committed. True when anything was done.
+    #[inline]
+    pub fn release(&mut self) -> bool {
+        let committed = self.shared.gate.committed();
+        self.commits.see(committed, self.shared.gate.commit_tsc());
+        if self.hold.is_empty() && self.egress.release.is_empty() {
+            self.commits.all_sent(&self.shared.latency.commit_to_last);
+            return false;
+        }
+        self.release_some(committed)
+    }
+
+    fn release_some(&mut self, committed: u64) -> bool {
+        if self.hold.head() < self.discard_before {
+            return self.discard_some();
+        }
+        // Nothing stands in front of a bypassed frame, and nothing leaves behind a fence or a muting.
+        if self.fenced || self.mode == Mode::Muted || !self.egress.bypass.is_empty() {
+            return false;
+        }
+        let now = self.clock.now();
+        let up_to = if self.mode == Mode::Open { u64::MAX } else { committed.max(self.free_up_to) };
+        while self.egress.release_room(now) {
+            let Some(held) = self.hold.pop_up_to(up_to) else {
+                if self.egress.release.is_empty() {
+                    self.commits.all_sent(&self.shared.latency.commit_to_last);
+                    return false;
+                }
+                break;
+            };
+            self.dirty = true;
+            held.frame.prefetch_held();
+            if self.egress.release(held, now).is_err() {
+                unreachable!("the stage said that it has room");
+            }
+        }
+        if self.egress.release.is_empty() {
+            return false;
+        }
+        let (now, lease) = (self.clock.now(), self.shared.gate.lease());
+        let (shared, classifier, commits) = (&self.shared, &mut self.classifier, &mut self.commits);
+        let (clock, histograms) = (&self.clock, self.config.histograms);
+        let sent = egress::send(&mut self.egress.release, &mut self.wire, now, lease, |left| {
+            let sent_at = clock.now();
+            for (about, n) in runs(left) {
+                shared.counters.class[about.class as usize].released.add(n);
+                if histograms {
+                    let latency = &shared.latency;
+                    latency.hold.record_n(sent_at.saturating_sub(about.received_tsc), n);
+                    commits.sent(about.epoch, sent_at, &latency.commit_to_first, &latency.commit_to_last);
+                }
+            }
+            left.iter().filter_map(|about| about.media).for_each(|media| classifier.departed(media, sent_at));
+        });
+        self.dirty = true;
+        if sent == Sent::Fenced {
+            self.fall_fence();
+        }
+        true
+    }
+
+    #[cold]
+    fn discard_some(&mut self) -> bool {
+        for _ in 0..DISCARD_CHUNK {
+            let Some(held) = self.hold.pop_before(self.discard_before) else { break };
+            Self::count_drop(&self.shared, held.class, DropReason::Discarded);
+        }
+        self.dirty = true;
+        true
+    }
+}
+
+/// Frames one behind the other that share class, age and epoch, and how many: counted together.
+#[inline]
+fn runs(left: &[Leaving]) -> impl Iterator<Item = (&Leaving, u64)> {
+    let alike = |a: &Leaving, b: &Leaving| {
+        a.class == b.class && a.received_tsc == b.received_tsc && a.epoch == b.epoch
+    };
+    left.chunk_by(alike).filter_map(|run| Some((run.first()?, run.len() as u64)))
+}
+
+// A released chunk is one burst: the stage holds no more.
+const _: () = assert!(BURST <= 32);

@@ -1,0 +1,40 @@
+//! What runs on a tidegate lcore, and what it needs.
+//!
+//! The way of a frame (design: one lcore owns a lane, so nothing here takes a lock):
+//!
+//! ```text
+//! guest --rx burst--> classify --+--> bypass -----------> tx (first) --> wire
+//!                                +--> hold --commit--> release (paced) --^
+//! wire --rx burst--> guest       never held; queued, bounded, while the guest is paused
+//! ```
+//!
+//! Read [`lcore`] first: it is the loop. [`lane`] is what the loop does with a frame, [`gate`] the few
+//! atomic words that cross threads, [`hold`] the queue, [`guest`] the epoch ledger of the control side.
+//!
+//! Everything but [`dpdk`] builds without DPDK and is driven by the simulator, loom and the sanitizers.
+
+pub mod arena;
+pub mod burst;
+pub mod checksum;
+pub mod class;
+pub mod classify;
+pub mod counters;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+pub mod egress;
+mod endpoints;
+mod fragments;
+pub mod gate;
+pub mod guest;
+pub mod histogram;
+pub mod hold;
+pub mod lane;
+pub mod lcore;
+pub mod policy;
+pub mod port;
+pub mod quality;
+pub mod rtp;
+pub mod streams;
+mod sync;
+pub mod tsc;
+pub mod wire;

@@ -1,0 +1,472 @@
+//! Telling RTP streams from what merely looks like them: probation, promotion, sequence windows.
+//!
+//! A header check alone mistakes hundreds of other flows for media; three packets of one SSRC with
+//! consecutive numbers have never been anything else (two where STUN, DTLS or RTCP came before). So a
+//! stream is on *probation* until a run of that length (RFC 3550, A.1), all to one peer. After that a
+//! number must lie within (-100, +3000) of the highest; one outside begins a run of its own while the
+//! stream goes on, and a proven run moves the window there.
+//!
+//! What is kept for each stream and may be read by others is in [`crate::streams`]; here is what only the
+//! lcore needs: where an entry is found, and which frames of a run wait where.
+
+use crate::arena::{Arena, Slice};
+use crate::class::{Media, StreamRef};
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::policy::CompiledPolicy;
+use crate::quality::{MAX_DROPOUT, MAX_MISORDER, Sent};
+use crate::streams::{MAX_STREAMS, Page, StreamTable};
+use crate::tsc::TscRate;
+use crate::wire::Headers;
+use crate::wire::express::Express;
+use crate::wire::rtp::Rtp;
+use std::sync::Arc;
+
+mod clock;
+mod run;
+mod track;
+
+use run::Run;
+pub use run::{MAX_WAITING, Waiting};
+use track::Step;
+pub(crate) use track::Track;
+
+/// Packets in a row that prove a stream.
+const RUN: u8 = 3;
+/// The same on a port where STUN, DTLS or RTCP was seen.
+const RUN_AFTER_SET_UP: u8 = 2;
+/// A stream silent for so long must prove itself again, and may be displaced.
+pub const IDLE_NS: u64 = 30_000_000_000;
+/// Media never has a source port below (RFC 3551 leaves those to others; they are DNS, NTP, SNMP).
+const LOWEST_PORT: u16 = 1024;
+
+const WAYS: usize = 8;
+
+/// What a packet is to its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Of a promoted stream, within its window.
+    Media,
+    /// Of a run that proves nothing yet.
+    Run,
+    /// The one that proves it.
+    Proof,
+    /// A duplicate within a run, or a fragment of a stream that has not proven itself.
+    Idle,
+}
+
+/// An RTP packet with its addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sighting<'a> {
+    pub headers: &'a Headers,
+    pub rtp: Rtp,
+    pub policy: &'a CompiledPolicy,
+    pub now: u64,
+}
+
+/// Where the streams of one set are. The first line is all that a lookup needs.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+struct Set {
+    /// SSRC, port, and 16 bits of the address's hash; 0 for a free way.
+    tags: [u64; WAYS],
+}
+
+/// The streams of one lane, for its lcore.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    table: Arc<StreamTable>,
+    sets: Slice<Set>,
+    runs: Slice<Run>,
+    endpoints: Endpoints,
+    index_bits: u32,
+    idle: u64,
+    rate: TscRate,
+    /// Positions noted in an earlier era are forgotten.
+    era: u32,
+}
+
+fn words(bytes: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
+/// The second of the [`words`] of an IPv4-mapped address whose last four bytes are `address`.
+#[inline(always)]
+fn mapped_low(address: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        (address as u64) << 32 | 0xffff_0000
+    } else {
+        0xffff_0000_0000 | address as u64
+    }
+}
+
+/// SSRC, the guest's port, the peer's port.
+#[inline(always)]
+fn name(headers: &Headers, rtp: &Rtp) -> u64 {
+    (rtp.ssrc as u64) << 32 | (headers.sport as u64) << 16 | headers.dport as u64
+}
+
+impl Sighting<'_> {
+    fn name(&self) -> u64 {
+        name(self.headers, &self.rtp)
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        endpoint(self.headers)
+    }
+}
+
+fn endpoint(headers: &Headers) -> Endpoint {
+    Endpoint { address: words(&headers.src), port: headers.sport }
+}
+
+impl Streams {
+    /// Room for `count` streams, rounded up to a power of two between 8 and [`MAX_STREAMS`].
+    pub fn new(count: usize, rate: TscRate, arena: &mut impl Arena) -> Self {
+        let count = count.clamp(WAYS, MAX_STREAMS).next_power_of_two();
+        Streams {
+            table: Arc::new(StreamTable::new(count, arena)),
+            sets: arena.slice(count / WAYS, Set::default),
+            runs: arena.slice(count, Run::default),
+            endpoints: Endpoints::new(count, arena),
+            index_bits: count.trailing_zeros(),
+            idle: rate.ticks(IDLE_NS),
+            rate,
+            era: 1,
+        }
+    }
+
+    pub fn table(&self) -> Arc<StreamTable> {
+        self.table.clone()
+    }
+
+    /// Where a stream would be: its set, and its tag there.
+    #[inline(always)]
+    fn place(&self, address: [u64; 2], name: u64) -> (usize, u64) {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let of_address = (address[0].rotate_left(32) ^ address[1]).wrapping_mul(GOLDEN);
+        let of_all = ((name >> 16) ^ of_address) as u128 * GOLDEN as u128;
+        // The middle of the product: every bit of the key has a say in it.
+        let set = (of_all >> 64) as usize & (self.sets.len() - 1);
+        (set, (name & !0xffff) | (of_address >> 48) | 1)
+    }
+
+    /// The usual packet: its stream is proven, its clock known, its peer the same, its number in the
+    /// window. `None`, and nothing changed, if it is another: that is for [`Streams::see`].
+    #[inline(always)]
+    pub fn see_usual(&mut self, headers: &Headers, rtp: &Rtp, now: u64) -> Option<StreamRef> {
+        let address = words(&headers.src);
+        let index =
+            self.find_usual(address, name(headers, rtp), words(&headers.dst)[1], rtp.sequence, now)?;
+        Some(self.note_usual(index, rtp, now))
+    }
+
+    /// Where the stream of a packet is that was read the short way, if it is the usual one.
+    #[inline(always)]
+    pub fn find_express(&self, express: &Express, now: u64) -> Option<usize> {
+        let Express { rtp, sport, dport, .. } = express;
+        let name = (rtp.ssrc as u64) << 32 | (*sport as u64) << 16 | *dport as u64;
+        self.find_usual([0, mapped_low(express.src)], name, mapped_low(express.dst), rtp.sequence, now)
+    }
+
+    #[inline(always)]
+    fn find_usual(
+        &self,
+        address: [u64; 2],
+        name: u64,
+        peer_low: u64,
+        sequence: u16,
+        now: u64,
+    ) -> Option<usize> {
+        let (set, tag) = self.place(address, name);
+        let way = self.sets[set].tags.iter().position(|found| *found == tag)?;
+        let index = set * WAYS + way;
+        let seen = &self.table.page(index).seen;
+        let track = Track(seen.track.get());
+        let silent = now.wrapping_sub(seen.last_seen.get()) as i64;
+        let usual = seen.name.get() == name
+            && seen.address[0].get() == address[0]
+            && seen.address[1].get() == address[1]
+            && seen.peer_low.get() == peer_low
+            && track.is_settled()
+            && track.is_within(sequence)
+            && silent <= self.idle as i64;
+        usual.then_some(index)
+    }
+
+    /// The usual packet goes out: its stream, found before at `index`, goes on.
+    #[inline(always)]
+    pub fn note_usual(&mut self, index: usize, rtp: &Rtp, now: u64) -> StreamRef {
+        let Page { seen, sent } = self.table.page(index);
+        let change = seen.version.open();
+        seen.track.set(Track(seen.track.get()).advanced(rtp).0);
+        seen.last_seen.set(now);
+        seen.packets.bump();
+        change.close();
+        // The same mark as this page's; asked there, the line is near when the packet departs.
+        StreamRef(sent.mark())
+    }
+
+    /// Any packet that passed the header check. `None`: no stream was, or can be, made of it.
+    #[inline(never)]
+    pub fn see(&mut self, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
+        let address = words(&sighting.headers.src);
+        let (set, tag) = self.place(address, sighting.name());
+        let known = (0..WAYS).find(|way| {
+            let seen = &self.table.page(set * WAYS + way).seen;
+            self.sets[set].tags[*way] == tag
+                && seen.address[0].get() == address[0]
+                && seen.address[1].get() == address[1]
+        });
+        match known {
+            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
+            None => self.see_new(set, tag, sighting),
+        }
+    }
+
+    /// A packet of a known stream.
+    fn see_unusual(&mut self, index: usize, sighting: &Sighting<'_>) -> (StreamRef, Stage) {
+        let page = self.table.page(index);
+        let seen = &page.seen;
+        let track = Track(seen.track.get());
+        let silent = sighting.now.saturating_sub(seen.last_seen.get());
+        let whole = !sighting.headers.is_fragment();
+        if silent > self.idle && whole {
+            return self.begin(index, sighting);
+        }
+        let mark = StreamRef(self.runs[index].mark);
+        let trusted = sighting.policy.is_media_port(sighting.headers.sport);
+        // What only its port vouched for ends when the policy no longer names the port.
+        let promoted = track.is_proven() || track.is_promoted() && trusted;
+        let within = promoted && silent <= self.idle && track.is_within(sighting.rtp.sequence);
+        if !within && !whole {
+            return (mark, Stage::Idle);
+        }
+        let peer = words(&sighting.headers.dst);
+        let same_peer = seen.name.get() == sighting.name()
+            && seen.peer_low.get() == peer[1]
+            && seen.peer_high.get() == peer[0];
+        let needed = if self.endpoints.is_set_up(sighting.endpoint(), sighting.now, self.idle) {
+            RUN_AFTER_SET_UP
+        } else {
+            RUN
+        };
+        let packets = seen.packets.get() + 1;
+        let (mut track, stage) = if within {
+            let track = track.advanced(&sighting.rtp);
+            (
+                if packets - seen.promoted_at.get() >= RUN as u64 { track.proven() } else { track },
+                Stage::Media,
+            )
+        } else if trusted && !promoted {
+            (track.promoted(&sighting.rtp), Stage::Media)
+        } else {
+            let run = &mut self.runs[index];
+            // A run goes on only to the same peer, and not across a change of policy.
+            let unbroken = same_peer && run.era == self.era;
+            match track.step(&sighting.rtp, unbroken, needed) {
+                (track, Step::Again) => (track, Stage::Idle),
+                (track, Step::Next) => (track, Stage::Run),
+                (track, Step::Start) => {
+                    run.waiting = Waiting::default();
+                    run.era = self.era;
+                    (track, Stage::Run)
+                }
+                (track, Step::Proof) => (track.proven(), Stage::Proof),
+            }
+        };
+        let clock = if track.has_clock() { None } else { clock::of(seen, sighting, packets, self.rate) };
+        if clock.is_some() {
+            track = track.with_clock();
+        }
+        let change = seen.version.open();
+        seen.track.set(track.0);
+        seen.name.set(sighting.name());
+        seen.peer_low.set(peer[1]);
+        seen.peer_high.set(peer[0]);
+        seen.last_seen.set(sighting.now);
+        seen.packets.set(packets);
+        if track.is_promoted() && seen.promoted_at.get() == 0 {
+            seen.promoted_at.set(packets);
+        }
+        if let Some(clock) = clock {
+            seen.clock_rate.set(clock as u64);
+        }
+        change.close();
+        if let Some(clock) = clock {
+            page.sent.set_unit(Sent::unit(self.rate, clock));
+        }
+        if stage == Stage::Proof || trusted {
+            self.remember(sighting.endpoint(), mark, sighting.now);
+        }
+        (mark, stage)
+    }
+
+    /// A packet of no known stream.
+    fn see_new(&mut self, set: usize, tag: u64, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
+        let headers = sighting.headers;
+        if headers.is_fragment() || headers.sport < LOWEST_PORT || !is_host(&headers.src) {
+            return None;
+        }
+        let way = self.room(set, sighting.now)?;
+        self.sets[set].tags[way] = tag;
+        Some(self.begin(set * WAYS + way, sighting))
+    }
+
+    /// A way for a new stream: a free one, else that of a stream long silent, else of the one longest on
+    /// probation, else of one that only its port vouches for. A proven stream is never displaced.
+    fn room(&self, set: usize, now: u64) -> Option<usize> {
+        if let Some(free) = self.sets[set].tags.iter().position(|tag| *tag == 0) {
+            return Some(free);
+        }
+        let rank = |way: usize| {
+            let seen = &self.table.page(set * WAYS + way).seen;
+            let (track, last) = (Track(seen.track.get()), seen.last_seen.get());
+            let rank = match track {
+                _ if now.saturating_sub(last) > self.idle => 0,
+                _ if !track.is_promoted() => 1,
+                _ if !track.is_proven() => 2,
+                _ => 3,
+            };
+            (rank, last)
+        };
+        let ((rank, _), way) = (0..WAYS).map(|way| (rank(way), way)).min()?;
+        (rank < 3).then_some(way)
+    }
+
+    /// The entry `index` begins anew with this packet.
+    fn begin(&mut self, index: usize, sighting: &Sighting<'_>) -> (StreamRef, Stage) {
+        let trusted = sighting.policy.is_media_port(sighting.headers.sport);
+        let mark = self.next_mark(index);
+        self.runs[index] = Run { waiting: Waiting::default(), era: self.era, mark };
+        let clock = clock::by_payload_type(sighting.rtp.payload_type);
+        let mut track = Track::new(&sighting.rtp, trusted);
+        if clock.is_some() {
+            track = track.with_clock();
+        }
+        let (address, peer) = (words(&sighting.headers.src), words(&sighting.headers.dst));
+        let Page { seen, sent } = self.table.page(index);
+        sent.reset(mark, clock.map_or(0, |clock| Sent::unit(self.rate, clock)));
+        let change = seen.version.open();
+        seen.address[0].set(address[0]);
+        seen.address[1].set(address[1]);
+        seen.name.set(sighting.name());
+        seen.track.set(track.0);
+        seen.last_seen.set(sighting.now);
+        seen.packets.set(1);
+        seen.peer_low.set(peer[1]);
+        seen.peer_high.set(peer[0]);
+        seen.held.set(0);
+        seen.promoted_at.set(trusted as u64);
+        seen.first_seen.set(sighting.now);
+        seen.first_timestamp.set(sighting.rtp.timestamp as u64);
+        seen.clock_rate.set(clock.unwrap_or(0) as u64);
+        change.close_for(mark);
+        if trusted {
+            self.remember(sighting.endpoint(), StreamRef(mark), sighting.now);
+        }
+        (StreamRef(mark), if trusted { Stage::Media } else { Stage::Run })
+    }
+
+    /// Index and a count of how often it was used, so that a reference to an earlier stream is told apart.
+    fn next_mark(&self, index: usize) -> u32 {
+        let times = (self.runs[index].mark >> self.index_bits).wrapping_add(1);
+        let mark = times << self.index_bits | index as u32;
+        // 0 is the mark of an entry never used.
+        if mark >> self.index_bits == 0 { 1 << self.index_bits | index as u32 } else { mark }
+    }
+
+    fn index(&self, mark: u32) -> usize {
+        mark as usize & (self.runs.len() - 1)
+    }
+
+    fn lives(&self, mark: u32, now: u64) -> bool {
+        lives(&self.table, &self.runs, self.idle, mark, now)
+    }
+
+    fn remember(&mut self, endpoint: Endpoint, stream: StreamRef, now: u64) {
+        let Streams { table, runs, endpoints, idle, .. } = self;
+        endpoints.note_promoted(endpoint, stream.0, now, |mark| lives(table, runs, *idle, mark, now));
+    }
+
+    /// STUN, DTLS or RTCP came from the guest's port: media is being set up there.
+    pub fn set_up(&mut self, headers: &Headers, now: u64) {
+        let Streams { table, runs, endpoints, idle, .. } = self;
+        endpoints.note_set_up(endpoint(headers), now, |mark| lives(table, runs, *idle, mark, now));
+    }
+
+    /// True when a living promoted stream comes from this port or a neighbour: RTCP goes with it.
+    pub fn has_stream(&self, headers: &Headers, now: u64) -> bool {
+        let at = endpoint(headers);
+        [Some(at.port), at.port.checked_add(1), at.port.checked_sub(1)]
+            .into_iter()
+            .flatten()
+            .any(|port| self.endpoints.has_stream(Endpoint { port, ..at }, |mark| self.lives(mark, now)))
+    }
+
+    /// The frame of a run waits at `position` of the hold queue.
+    pub fn waiting(&mut self, stream: StreamRef, position: u64) {
+        let (index, era) = (self.index(stream.0), self.era);
+        self.runs[index].note(stream.0, era, position);
+    }
+
+    /// Where the frames of the run wait that has just proven the stream; they are forgotten here.
+    pub fn take_waiting(&mut self, stream: StreamRef) -> Waiting {
+        let (index, era) = (self.index(stream.0), self.era);
+        let Some(waiting) = self.runs[index].take(stream.0, era) else { return Waiting::default() };
+        let seen = &self.table.page(index).seen;
+        let change = seen.version.open();
+        seen.held.set(seen.held.get().saturating_sub(waiting.positions().len() as u64));
+        change.close();
+        waiting
+    }
+
+    /// A packet of the stream waits for its commit.
+    #[inline(never)]
+    pub fn held(&self, stream: StreamRef) {
+        let index = self.index(stream.0);
+        if self.runs[index].mark == stream.0 {
+            let seen = &self.table.page(index).seen;
+            let change = seen.version.open();
+            seen.held.bump();
+            change.close();
+        }
+    }
+
+    /// Forgets which frames wait, in one step.
+    pub fn forget_waiting(&mut self) {
+        self.era = self.era.wrapping_add(1);
+    }
+
+    /// A packet left to the wire.
+    #[inline(always)]
+    pub fn departed(&self, media: Media, now: u64) {
+        let sent = &self.table.page(self.index(media.stream.0)).sent;
+        sent.departed(media.stream.0, media.sequence, media.timestamp, now);
+    }
+}
+
+fn lives(table: &StreamTable, runs: &[Run], idle: u64, mark: u32, now: u64) -> bool {
+    let index = mark as usize & (runs.len() - 1);
+    let seen = &table.page(index).seen;
+    mark != 0
+        && runs[index].mark == mark
+        && Track(seen.track.get()).is_promoted()
+        && now.saturating_sub(seen.last_seen.get()) <= idle
+}
+
+/// True for an address that one host can have: not multicast, broadcast, loopback or none.
+fn is_host(address: &[u8; 16]) -> bool {
+    match crate::wire::display_address(*address) {
+        std::net::IpAddr::V4(v4) => {
+            !v4.is_multicast() && !v4.is_loopback() && v4.octets()[0] != 0 && v4.octets()[0] < 240
+        }
+        std::net::IpAddr::V6(v6) => !v6.is_multicast() && !v6.is_loopback() && !v6.is_unspecified(),
+    }
+}
+
+/// Both bounds of the window as one: how far behind, and how far ahead.
+pub(crate) const WINDOW: (u16, u16) = (MAX_MISORDER, MAX_DROPOUT);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Which protocol shares a media port (RFC 7983, RFC 9443), and the checks of RTP and RTCP headers
+//! (RFC 3550, 5.1 and 6.4; RFC 5761, 4).
+//!
+//! There is no padding check: under SRTP the padding count is encrypted.
+
+use super::{be16, be32};
+
+/// Bytes of an RTP header without contributing sources and extension.
+pub const HEADER: usize = 12;
+
+/// What the first two bytes of a datagram on a media port say, after the checks that this protocol has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// RTP whose header fits.
+    Rtp(Rtp),
+    /// RTCP whose first packet fits.
+    Rtcp {
+        /// Packet type, 192-223.
+        packet_type: u8,
+    },
+    /// STUN with its cookie and the right length (RFC 8489).
+    Stun,
+    /// A DTLS record (RFC 6347).
+    Dtls,
+    /// Nothing of these.
+    Other,
+}
+
+/// The fields of an RTP header that a gate needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rtp {
+    /// Payload type, 0-63 or 96-127.
+    pub payload_type: u8,
+    /// Sequence number.
+    pub sequence: u16,
+    /// Timestamp in units of the media clock.
+    pub timestamp: u32,
+    /// Synchronisation source. 0 is legal.
+    pub ssrc: u32,
+}
+
+impl Packet {
+    /// Reads a datagram of `len` bytes of which `payload` are at hand.
+    #[inline(always)]
+    pub fn read(payload: &[u8], len: usize) -> Packet {
+        let Some(&[first, second, ..]) = payload.first_chunk::<2>() else { return Packet::Other };
+        if first >> 6 != 2 {
+            return if first < 64 { Packet::session(payload, len) } else { Packet::Other };
+        }
+        // Payload types 64-95, whatever the marker says: the types of RTCP and what collides with them.
+        if second & 0x60 == 0x40 {
+            return Packet::rtcp(payload, len);
+        }
+        let Some(header) = payload.first_chunk::<HEADER>() else { return Packet::Other };
+        // Contributing sources or an extension: the rare form.
+        if first & 0x1f != 0 && !Packet::long_header_fits(payload, len) {
+            return Packet::Other;
+        }
+        Packet::Rtp(Rtp {
+            payload_type: second & 0x7f,
+            sequence: be16(header, 2),
+            timestamp: be32(header, 4),
+            ssrc: be32(header, 8),
+        })
+    }
+
+    fn long_header_fits(payload: &[u8], len: usize) -> bool {
+        let mut end = HEADER + 4 * (payload[0] & 0x0f) as usize;
+        if payload[0] & 0x10 != 0 {
+            let Some(extension) = payload.get(end..).and_then(<[u8]>::first_chunk::<4>) else { return false };
+            end += 4 + 4 * be16(extension, 2) as usize;
+        }
+        end <= len
+    }
+
+    #[inline(never)]
+    fn rtcp(payload: &[u8], len: usize) -> Packet {
+        let packet_type = payload[1];
+        match payload.first_chunk::<8>() {
+            Some(header) if packet_type >= 192 && (be16(header, 2) as usize + 1) * 4 <= len => {
+                Packet::Rtcp { packet_type }
+            }
+            _ => Packet::Other,
+        }
+    }
+
+    /// What sets a session up on the same port: STUN or DTLS.
+    #[inline(never)]
+    fn session(payload: &[u8], len: usize) -> Packet {
+        const COOKIE: u32 = 0x2112_a442;
+        match payload[0] {
+            0..=3 => match payload.first_chunk::<20>() {
+                Some(stun)
+                    if be32(stun, 4) == COOKIE
+                        && be16(stun, 2) as usize + 20 == len
+                        && len.is_multiple_of(4) =>
+                {
+                    Packet::Stun
+                }
+                _ => Packet::Other,
+            },
+            20..=25 => match payload.first_chunk::<13>() {
+                Some(dtls)
+                    if dtls[1] == 0xfe
+                        && matches!(dtls[2], 0xff | 0xfd)
+                        && (1..=len - 13).contains(&(be16(dtls, 11) as usize)) =>
+                {
+                    Packet::Dtls
+                }
+                _ => Packet::Other,
+            },
+            _ => Packet::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(payload: &[u8]) -> Packet {
+        Packet::read(payload, payload.len())
+    }
+
+    const PCMA: [u8; 14] = [0x80, 8, 0x12, 0x34, 0, 0, 0, 160, 0xca, 0xfe, 0xba, 0xbe, 0xd5, 0xd5];
+
+    #[test]
+    fn an_rtp_header_is_read() {
+        let rtp = Rtp { payload_type: 8, sequence: 0x1234, timestamp: 160, ssrc: 0xcafe_babe };
+        assert_eq!(read(&PCMA), Packet::Rtp(rtp));
+        assert_eq!(read(&PCMA[..12]), Packet::Rtp(rtp), "no payload is legal");
+        let mut marked = PCMA;
+        marked[1] = 0x80 | 101;
+        assert_eq!(read(&marked), Packet::Rtp(Rtp { payload_type: 101, ..rtp }));
+        let mut padded = PCMA;
+        padded[0] |= 0x20;
+        assert_eq!(read(&padded), Packet::Rtp(rtp), "padding is not checked");
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_are_not_rtp() {
+        for len in 0..12 {
+            assert_eq!(read(&PCMA[..len]), Packet::Other, "{len} bytes");
+        }
+        let mut sources = PCMA.to_vec();
+        sources[0] = 0x82;
+        sources.resize(19, 0);
+        assert_eq!(read(&sources), Packet::Other, "two sources need 20 bytes");
+        sources.resize(20, 0);
+        assert!(matches!(read(&sources), Packet::Rtp(_)));
+        sources[0] = 0x92;
+        assert_eq!(read(&sources), Packet::Other, "and an extension 4 more");
+        sources.extend([0xbe, 0xde, 0, 1]);
+        assert_eq!(read(&sources), Packet::Other, "whose length is 4 more");
+        sources.extend([0; 4]);
+        assert!(matches!(read(&sources), Packet::Rtp(_)));
+        assert_eq!(Packet::read(&sources[..22], 28), Packet::Other, "extension in another segment");
+    }
+
+    #[test]
+    fn payload_types_64_to_95_are_never_rtp() {
+        for second in 0..=255u8 {
+            let mut packet = PCMA;
+            packet[1] = second;
+            packet[2..4].copy_from_slice(&[0, 1]);
+            let rtp = !(64..=95).contains(&(second & 0x7f));
+            let rtcp = (192..=223).contains(&second);
+            assert_eq!(matches!(read(&packet), Packet::Rtp(_)), rtp, "{second}");
+            assert_eq!(matches!(read(&packet), Packet::Rtcp { .. }), rtcp, "{second}");
+        }
+    }
+
+    #[test]
+    fn rtcp_must_fit_its_datagram() {
+        let mut report = [0x80, 201, 0, 1, 0, 0, 0, 9];
+        assert_eq!(read(&report), Packet::Rtcp { packet_type: 201 });
+        report[3] = 2;
+        assert_eq!(read(&report), Packet::Other);
+        assert_eq!(read(&report[..7]), Packet::Other);
+    }
+
+    #[test]
+    fn first_bytes_of_other_protocols() {
+        let mut stun = [0u8; 20];
+        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        assert_eq!(read(&stun), Packet::Stun);
+        stun[3] = 4;
+        assert_eq!(read(&stun), Packet::Other, "length");
+        stun[3] = 0;
+        stun[4] = 0;
+        assert_eq!(read(&stun), Packet::Other, "cookie");
+        let mut dtls = [0u8; 14];
+        dtls[..3].copy_from_slice(&[22, 0xfe, 0xfd]);
+        dtls[12] = 1;
+        assert_eq!(read(&dtls), Packet::Dtls);
+        dtls[12] = 2;
+        assert_eq!(read(&dtls), Packet::Other, "length");
+        for first in [16u8, 19, 30, 63, 64, 79, 100, 127, 192, 255] {
+            let mut packet = PCMA;
+            packet[0] = first;
+            assert_eq!(read(&packet), Packet::Other, "first byte {first}");
+        }
+    }
+}

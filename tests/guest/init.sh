@@ -1,0 +1,73 @@
+#!/bin/busybox sh
+# The whole user space of the test guest. What to do comes on the kernel's command line:
+#   tg.nicN=ADDRESS[,ADDRESS..]      addresses of ethN
+#   tg.vlanN=ID,ADDRESS[,ADDRESS..]  a VLAN on ethN and its addresses
+#   tg.serve=ADDRESS                 a SIP server that echoes RTP, and an iperf3 server, there
+#   tg.beacon=WORD[,WORD..]          start the beacon with these words (see src/bin/beacon.rs)
+# Then it takes commands from the serial line: "ID COMMAND" is answered by "TG-DONE ID STATUS".
+/bin/busybox mkdir -p /bin /proc /sys /dev /tmp /run
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+stty -F /dev/ttyS0 -echo raw opost onlcr
+
+while read -r module; do
+    insmod "/lib/modules/$module" || echo "GUEST-FAULT module $module"
+done </etc/modules
+
+ip link set lo up
+# Nobody may have been told of the VM yet: no router solicitation, no duplicate address detection.
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
+echo 0 >/proc/sys/net/ipv6/conf/default/router_solicitations
+
+addresses() { # DEVICE ADDRESS,ADDRESS
+    for address in $(echo "$2" | tr , ' '); do
+        case $address in
+        *:*) ip -6 address add "$address" dev "$1" ;;
+        *.*) ip address add "$address" broadcast + dev "$1" ;;
+        *) continue ;;
+        esac || echo "GUEST-FAULT address $address of $1"
+    done
+    ip link set "$1" up || echo "GUEST-FAULT $1 does not come up"
+}
+
+for word in $(cat /proc/cmdline); do
+    value=${word#*=}
+    case $word in
+    tg.nic*)
+        device=eth${word%%=*}
+        device=eth${device#ethtg.nic}
+        tries=0
+        until [ -e "/sys/class/net/$device" ] || [ $tries = 50 ]; do
+            tries=$((tries + 1))
+            usleep 20000
+        done
+        echo 0 >"/proc/sys/net/ipv6/conf/$device/accept_dad"
+        echo 0 >"/proc/sys/net/ipv6/conf/$device/router_solicitations"
+        addresses "$device" "$value"
+        ;;
+    tg.vlan*)
+        device=${word%%=*}
+        device=eth${device#tg.vlan}
+        id=${value%%,*}
+        ip link add link "$device" name "$device.$id" type vlan id "$id" ||
+            echo "GUEST-FAULT vlan $id on $device"
+        addresses "$device.$id" "${value#*,}"
+        ;;
+    tg.serve=*)
+        sipp -sn uas -rtp_echo -i "$value" -p 5060 -bg -nostdin >/tmp/sipp.log 2>&1
+        iperf3 -s -D >/tmp/iperf3.log 2>&1
+        ;;
+    tg.beacon=*)
+        # shellcheck disable=SC2046 # the words are meant to be split
+        beacon $(echo "$value" | tr , ' ') &
+        ;;
+    esac
+done
+echo GUEST-READY
+while read -r id command; do
+    eval "$command"
+    echo "TG-DONE $id $?"
+done </dev/ttyS0

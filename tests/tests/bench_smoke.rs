@@ -1,0 +1,82 @@
+//! The benches can be run and say what they promise to say. How fast anything is, is no test's matter.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs `scripts/bench` with the quick profile, which the other tests have built; its one line of JSON.
+fn bench(arguments: &[&str]) -> Value {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let output = Command::new(top.join("scripts/bench"))
+        .args(arguments)
+        .args(["--profile", "quick", "--json"])
+        .output()
+        .expect("scripts/bench starts");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}\n{words}", output.status);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(text.lines().count(), 1, "nothing but the report: {text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// True, and told, when this machine has one CPU only.
+fn one_cpu() -> bool {
+    let alone = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2);
+    if alone {
+        eprintln!("SKIPPED: a bench needs two CPUs, one for what is measured and one for what feeds it");
+    }
+    alone
+}
+
+#[test]
+fn ceiling_reports_ratios_and_frames_a_second() {
+    if one_cpu() {
+        return;
+    }
+    let report = bench(&["ceiling", "--seconds", "1", "--repeats", "1"]);
+    for ratio in ["ratio_io", "ratio_mac"] {
+        for key in ["median", "min", "max"] {
+            assert!(report[ratio][key].as_f64().is_some_and(|ratio| ratio > 0.0), "{ratio}.{key}: {report}");
+        }
+        assert_eq!(report[ratio]["n"], 1);
+    }
+    for device in ["io", "mac", "tidegate"] {
+        assert!(
+            report["fps"][device]["median"].as_f64().is_some_and(|fps| fps > 1000.0),
+            "{device}: {report}"
+        );
+    }
+    for key in ["ring", "pages", "mix", "checksums", "wire"] {
+        assert!(report["conditions"][key].is_string(), "{key} is stated: {report}");
+    }
+}
+
+#[test]
+fn a_wrong_name_is_wrong_use() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let output = Command::new(top.join("scripts/bench")).arg("ceilling").output().expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no bench 'ceilling'"));
+}
+
+#[test]
+fn a_build_is_announced_before_it_begins() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let bin = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("no-cargo-{}", std::process::id()));
+    std::fs::create_dir_all(&bin).expect("a directory below target/tmp");
+    // In place of the build, and of what the bench wants to be there: ends at once.
+    for program in ["cargo", "valgrind"] {
+        let _ = std::os::unix::fs::symlink("/bin/false", bin.join(program));
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(top.join("scripts/bench"))
+        .args(["cost", "--help"])
+        .env("PATH", path)
+        .output()
+        .expect("scripts/bench starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.starts_with("bench: building what it measures (profile release)"), "{said}");
+    let _ = std::fs::remove_dir_all(bin);
+}
