@@ -5,7 +5,7 @@
 
 use crate::arena::{Arena, Slice};
 use crate::burst::Burst;
-use crate::class::{Class, Media};
+use crate::class::{Class, Media, StreamRef};
 use crate::hold::Held;
 use crate::port::{BURST, Port};
 use crate::tsc::TscRate;
@@ -86,11 +86,11 @@ impl<F> Stage<F> {
         self.first = if self.burst.is_empty() { 0 } else { self.first + n };
     }
 
-    fn pop(&mut self) -> Option<Leaving> {
+    fn pop(&mut self) -> Option<(F, Leaving)> {
         let about = *self.about().first()?;
-        self.burst.pop();
+        let frame = self.burst.pop()?;
         self.gone(1);
-        Some(about)
+        Some((frame, about))
     }
 }
 
@@ -228,6 +228,20 @@ impl<F: Send + 'static> Egress<F> {
         self.backlog.push((frame, about))
     }
 
+    /// Moves the released frames of a stream, which a full wire keeps waiting, to those that bypass: what the stream
+    /// sends next must not overtake them. `full` is told of a frame for which there is no room.
+    #[cold]
+    pub fn hasten(&mut self, stream: StreamRef, mut full: impl FnMut(&Leaving)) {
+        for _ in 0..self.release.len() {
+            let Some((frame, about)) = self.release.pop() else { return };
+            let hastened = about.media.is_some_and(|media| media.stream == stream);
+            let there = if hastened { self.bypass(frame, about) } else { self.release.push(frame, about) };
+            if let Err((_, about)) = there {
+                full(&about);
+            }
+        }
+    }
+
     /// Stages a released frame; only called when [`Egress::release_room`] says so.
     #[inline]
     pub fn release(&mut self, held: Held<F>, now: u64) -> Result<(), (F, Leaving)> {
@@ -272,7 +286,7 @@ impl<F: Send + 'static> Egress<F> {
         loop {
             self.refill();
             match self.bypass.pop().or_else(|| self.release.pop()) {
-                Some(about) => each(&about),
+                Some((_, about)) => each(&about),
                 None => return,
             }
         }

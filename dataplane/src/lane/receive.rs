@@ -193,6 +193,8 @@ where
     fn promote(&mut self, stream: StreamRef) {
         self.shared.counters.promotions.add(1);
         self.dirty = true;
+        let shared = &self.shared;
+        self.egress.hasten(stream, |about| Self::count_drop(shared, about.class, DropReason::WireFull));
         for &position in self.classifier.take_waiting(stream).positions() {
             if position >= self.discard_before
                 && let Some(held) = self.hold.take(position)

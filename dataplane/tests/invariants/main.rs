@@ -80,6 +80,24 @@ fn i3_held_frames_keep_their_order_and_so_do_the_packets_of_a_stream() {
 }
 
 #[test]
+fn i3_a_stream_that_proves_itself_does_not_overtake_its_own_packets_before_a_full_wire() {
+    let mut rig = Rig::protected(Realtime);
+    rig.guest_sends(tcp(1000, 0));
+    (1..=2).for_each(|n| rig.guest_sends(rtp(7, n)));
+    rig.guest_sends(tcp(1001, 0));
+    let epoch = rig.close();
+    rig.wire.room.set(Some(0)); // committed and staged, but the wire takes nothing
+    rig.commit(epoch);
+    rig.polls(2);
+    rig.guest_sends(rtp(7, 3));
+    rig.polls(2);
+    rig.wire.room.set(None);
+    rig.polls(5);
+    assert_eq!(rig.on_the_wire(), [1, 2, 3, 1000, 1001]);
+    assert_eq!(rig.total().bypassed, 3, "what goes with the proof counts as bypassed");
+}
+
+#[test]
 fn i3_after_unprotect_new_frames_line_up_behind_those_that_were_held() {
     let mut rig = Rig::protected(HoldAll);
     (1..=100).for_each(|n| rig.guest_sends(tcp(n, 0)));

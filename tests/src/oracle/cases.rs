@@ -188,6 +188,26 @@ fn held_frames_keep_one_order_and_bypassed_ones_that_of_their_stream() {
     assert_eq!(judge(&two_runs(), (0, 0), &overtaking).early_releases, 2, "hold-all holds media too");
 }
 
+/// Media whose run the guest tore, with its rings, waits for its commit; it may not come before, and no other may be late.
+#[test]
+fn a_packet_whose_run_was_torn_with_the_rings_may_come_after_its_stream() {
+    let media = |at, number, run| frame(at, number, run, Kind::Rtp);
+    let torn = |left: &[Line]| {
+        let mut log = two_runs();
+        let after_first = log.iter().position(|line| matches!(line, Line::Closed { .. })).unwrap() + 1;
+        log.splice(after_first..after_first, left.iter().cloned());
+        log
+    };
+    let left = [Line::Left { frames: 1 }];
+    let committed = [media(600, 2, 2), media(1500, 0, 1)];
+    assert_eq!(judge_policy(Policy::Realtime, &torn(&left), (1, 0), &committed).reordered, 0);
+    assert_eq!(judge_policy(Policy::Realtime, &torn(&[]), (1, 0), &committed).reordered, 1);
+    let too_early = [media(600, 2, 2), media(700, 0, 1)];
+    assert_eq!(judge_policy(Policy::Realtime, &torn(&left), (1, 0), &too_early).reordered, 1);
+    let not_torn = [media(600, 3, 2), media(9000, 2, 2)];
+    assert_eq!(judge_policy(Policy::Realtime, &torn(&left), (1, 0), &not_torn).reordered, 1);
+}
+
 #[test]
 fn frames_that_the_plane_counts_to_a_later_epoch_are_told() {
     let log = |frames| {

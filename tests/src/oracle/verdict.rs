@@ -75,6 +75,8 @@ pub struct Verdict {
     pub early_examples: Vec<Early>,
     /// Held kinds not in arrival order, bypassed ones not in the order of their stream (I3). Must be 0.
     pub reordered: u64,
+    /// The first of them, told for people.
+    pub reordered_examples: Vec<String>,
     /// Seen twice. Must be 0.
     pub duplicated: u64,
     /// Sent, and neither seen nor held at the end nor counted as dropped (I6). Must be 0. Not judged when the
@@ -129,6 +131,9 @@ impl fmt::Display for Verdict {
                 early.commit_ns.map_or("never".into(), |at| format!("at {at} ns"))
             )?;
         }
+        for reordered in &self.reordered_examples {
+            writeln!(f, "  {reordered}")?;
+        }
         write!(
             f,
             "reordered {} duplicated {} lost {} overdue {} surplus {} unexpected {} stamped late {} \
@@ -171,6 +176,8 @@ pub struct Oracle {
     ended_at: u64,
     plane_gone: bool,
     received: Option<u64>,
+    /// The last run of which frames were left in the rings.
+    torn: u32,
     verdict: Verdict,
 }
 
@@ -207,14 +214,17 @@ impl Oracle {
             stamped_late: 0,
             verdict: Verdict { policy: policy.name().into(), ..Verdict::default() },
         };
-        let mut received = None;
+        let (mut received, mut torn) = (None, 0);
         for line in rest {
             match line {
                 Line::Accounts { received: taken, held, dropped } => {
                     received = Some(*taken);
                     (reading.verdict.held, reading.verdict.dropped) = (*held, *dropped);
                 }
-                Line::Left { frames } => reading.verdict.left += frames,
+                Line::Left { frames } => {
+                    reading.verdict.left += frames;
+                    torn = reading.ends.len() as u32;
+                }
                 line => reading.read(line, lanes)?,
             }
         }
@@ -244,6 +254,7 @@ impl Oracle {
             ended_at: *ended_at,
             plane_gone: *plane_gone,
             received,
+            torn,
             verdict,
         })
     }
@@ -263,14 +274,21 @@ impl Oracle {
         self.seen[lane][word] |= bit;
         self.verdict.seen += 1;
         if !self.policy.holds(label.kind) {
-            self.verdict.passed_ahead += u64::from(seen.at < self.released_at[label.run as usize - 1]);
+            let ahead = seen.at < self.released_at[label.run as usize - 1];
+            self.verdict.passed_ahead += u64::from(ahead);
+            if !ahead && label.run <= self.torn {
+                // What proved its stream was left in the rings: it waited for its commit, while the stream went on.
+                return;
+            }
             let last = self.last_bypassed.insert((label.lane, label.kind, label.stream), label.sequence);
-            self.verdict.reordered += u64::from(last.is_some_and(|last| label.sequence <= last));
+            if let Some(last) = last.filter(|last| label.sequence <= *last) {
+                self.reordered(seen.at, &label, format!("after its stream's sequence {last}"));
+            }
             return;
         }
         self.verdict.seen_held_kinds += 1;
         if label.number < self.last_held[lane] {
-            self.verdict.reordered += 1;
+            self.reordered(seen.at, &label, format!("after number {}", self.last_held[lane] - 1));
         }
         self.last_held[lane] = self.last_held[lane].max(label.number + 1);
         let released_at = self.released_at[label.run as usize - 1];
@@ -303,6 +321,16 @@ impl Oracle {
         };
         let start = if run == 1 { 0 } else { self.ends[run - 2][lane] };
         label.guest == self.guest && label.lane == wire && (start..*end).contains(&label.number)
+    }
+
+    fn reordered(&mut self, at: u64, label: &Label, after: String) {
+        self.verdict.reordered += 1;
+        if self.verdict.reordered_examples.len() < EXAMPLES {
+            let Label { kind, stream, sequence, number, run, lane, .. } = label;
+            self.verdict.reordered_examples.push(format!(
+                "{kind:?} {number} of run {run} in lane {lane}, stream {stream} sequence {sequence}, seen at {at} ns {after}"
+            ));
+        }
     }
 
     fn early(&mut self, at: u64, released_at: u64, label: &Label) {
