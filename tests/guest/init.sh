@@ -3,6 +3,7 @@
 #   tg.nicN=ADDRESS[,ADDRESS..]      addresses of ethN
 #   tg.vlanN=ID,ADDRESS[,ADDRESS..]  a VLAN on ethN and its addresses
 #   tg.serve=ADDRESS                 a SIP server that echoes RTP, and an iperf3 server, there
+#   tg.relay=ADDRESS                 a SIP proxy and registrar and its media relay there
 #   tg.beacon=WORD[,WORD..]          start the beacon with these words (see src/bin/beacon.rs)
 # Then it takes commands from the serial line: "ID COMMAND" is answered by "TG-DONE ID STATUS".
 /bin/busybox mkdir -p /bin /proc /sys /dev /tmp /run
@@ -59,6 +60,22 @@ for word in $(cat /proc/cmdline); do
     tg.serve=*)
         sipp -sn uas -rtp_echo -i "$value" -p 5060 -bg -nostdin >/tmp/sipp.log 2>&1
         iperf3 -s -D >/tmp/iperf3.log 2>&1
+        ;;
+    tg.relay=*)
+        # One thread: several send packets of one stream out of order.
+        rtpengine -f -E -L 4 --table=-1 --num-threads=1 -i "$value" -n 127.0.0.1:2223 -m 30000 -M 30200 --pidfile=/run/rtpengine.pid \
+            >/tmp/rtpengine.log 2>&1 &
+        # An elliptic key: an RSA one takes an emulated CPU seconds.
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=$value" \
+            -config /dev/null -keyout /etc/kamailio/key.pem -out /etc/kamailio/cert.pem >/tmp/openssl.log 2>&1 ||
+            echo "GUEST-FAULT no certificate: $(cat /tmp/openssl.log)"
+        kamailio -f /etc/kamailio/kamailio.cfg -DD -E -m 32 -M 4 -Y /tmp -P /run/kamailio.pid >/tmp/kamailio.log 2>&1 &
+        tries=0
+        until netstat -ltn | grep -q ":5061 " && netstat -lun | grep -q ":2223 "; do
+            tries=$((tries + 1))
+            [ $tries = 300 ] && echo "GUEST-FAULT no relay: $(tail -n 1 /tmp/kamailio.log /tmp/rtpengine.log)" && break
+            usleep 100000
+        done
         ;;
     tg.beacon=*)
         # shellcheck disable=SC2046 # the words are meant to be split

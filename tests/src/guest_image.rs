@@ -1,5 +1,5 @@
-//! The test guest's user space: Debian's kernel modules, busybox, sipp, iperf3 and the beacon, as an
-//! initramfs. Built once and kept under a name that is a digest of everything that goes into it.
+//! The test guest's user space: Debian's kernel modules, busybox, sipp, iperf3 and the beacon, and for calls between
+//! phones outside kamailio and rtpengine, as an initramfs. Built once and kept under a name that is a digest of everything that goes into it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,10 +13,22 @@ use crate::failure::{Context, Failure, Result};
 use crate::process::run;
 
 const INIT: &str = include_str!("../guest/init.sh");
+const KAMAILIO: &str = include_str!("../guest/kamailio.cfg");
+/// Where Debian keeps kamailio's modules; its configuration names them too.
+const KAMAILIO_MODULES: &str = "/usr/lib/x86_64-linux-gnu/kamailio/modules";
 /// With what they depend on: the NIC, and VLANs on it.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "8021q"];
 /// How many images are kept; older ones go when a new one is built.
 const KEPT: usize = 4;
+
+/// What the guest serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// sipp answers calls and echoes their RTP.
+    Echo,
+    /// kamailio connects phones that are outside, rtpengine relays their media.
+    Relay,
+}
 
 /// A kernel and its initramfs, ready for `-kernel` and `-initrd`.
 #[derive(Debug, Clone)]
@@ -29,10 +41,10 @@ pub struct GuestImage {
 
 impl GuestImage {
     /// The image with this beacon in it, from the cache or newly built.
-    pub fn build(beacon: &Path) -> Result<GuestImage> {
+    pub fn build(beacon: &Path, service: Service) -> Result<GuestImage> {
         let release = newest_cloud_kernel()?;
         let kernel = PathBuf::from(format!("/boot/vmlinuz-{release}"));
-        let files = collect(&release, beacon)?;
+        let files = collect(&release, beacon, service)?;
         let mut digest = DefaultHasher::new();
         for (name, file) in &files {
             (name, file.mode, &file.content).hash(&mut digest);
@@ -58,7 +70,7 @@ struct Entry {
 /// The contents of the archive by name, without a leading slash.
 type Files = BTreeMap<String, Entry>;
 
-fn collect(release: &str, beacon: &Path) -> Result<Files> {
+fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     let mut files = Files::new();
     let mut put =
         |name: &str, mode: u32, content: Vec<u8>| files.insert(name.to_owned(), Entry { mode, content });
@@ -66,7 +78,22 @@ fn collect(release: &str, beacon: &Path) -> Result<Files> {
     put("bin/busybox", 0o755, read(Path::new("/bin/busybox"), "busybox-static")?);
     put("bin/beacon", 0o755, read(beacon, "the workspace itself")?);
     let mut libraries = needed_libraries(beacon)?;
-    for (program, package) in [("sipp", "sip-tester"), ("iperf3", "iperf3")] {
+    let programs: &[(&str, &str)] = match service {
+        Service::Echo => &[("sipp", "sip-tester"), ("iperf3", "iperf3")],
+        Service::Relay => {
+            &[("kamailio", "kamailio"), ("rtpengine", "rtpengine-daemon"), ("openssl", "openssl")]
+        }
+    };
+    if service == Service::Relay {
+        put("etc/kamailio/kamailio.cfg", 0o644, KAMAILIO.as_bytes().to_vec());
+        for module in kamailio_modules() {
+            let path = Path::new(KAMAILIO_MODULES).join(module);
+            let name = path.to_string_lossy().into_owned();
+            put(name.trim_start_matches('/'), 0o755, read(&path, "kamailio and kamailio-tls-modules")?);
+            libraries.extend(needed_libraries(&path)?);
+        }
+    }
+    for (program, package) in programs {
         let path = which(program, package)?;
         put(&format!("bin/{program}"), 0o755, read(&path, package)?);
         libraries.extend(needed_libraries(&path)?);
@@ -85,6 +112,11 @@ fn collect(release: &str, beacon: &Path) -> Result<Files> {
     }
     put("etc/modules", 0o644, order.into_bytes());
     Ok(files)
+}
+
+/// The modules that kamailio's configuration loads.
+fn kamailio_modules() -> impl Iterator<Item = &'static str> {
+    KAMAILIO.lines().filter_map(|line| line.strip_prefix("loadmodule \"")?.strip_suffix('"'))
 }
 
 fn read(path: &Path, package: &str) -> Result<Vec<u8>> {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::capture::{Capture, Frame};
 use crate::commit_log::CommitLog;
 use crate::failure::{Context, Failure, Result};
-use crate::guest_image::GuestImage;
+use crate::guest_image::{GuestImage, Service};
 use crate::namespace::Namespace;
 use crate::plane::{self, Plane};
 use crate::process::{Program, Running, run};
@@ -30,7 +30,13 @@ pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 pub const MEDIA: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GUEST_IP), 6000);
 /// The VLAN of the beacon's tagged frames.
 pub const VLAN: u16 = 7;
-const GUEST_MEMORY_MIB: u32 = 192;
+/// The guest's user space lives in its memory, and that of [`Service::Relay`] is 190 MiB.
+const fn guest_memory_mib(service: Service) -> u32 {
+    match service {
+        Service::Echo => 192,
+        Service::Relay => 768,
+    }
+}
 /// 3 to 5 s on an idle machine with two cores; tests share theirs.
 const BOOTS_WITHIN: Duration = Duration::from_secs(90);
 /// QEMU tries to connect every second, and a held answer takes an epoch.
@@ -70,8 +76,13 @@ pub struct Laboratory {
 impl Laboratory {
     /// Sets everything up and waits until the guest is ready. `beacon` is the program of that name.
     pub fn open(setting: &Setting, beacon: &Path) -> Result<Laboratory> {
+        Laboratory::open_serving(setting, beacon, Service::Echo)
+    }
+
+    /// The same with a guest that serves this.
+    pub fn open_serving(setting: &Setting, beacon: &Path, service: Service) -> Result<Laboratory> {
         let alone = alone()?;
-        let image = GuestImage::build(beacon)?;
+        let image = GuestImage::build(beacon, service)?;
         let scratch = Scratch::new()?;
         let outside = Namespace::new()?;
         outside.address("10.9.0.1/24")?;
@@ -87,9 +98,13 @@ impl Laboratory {
             source: setting.source,
             client: setting.plane_is_client,
         };
+        let serve = match service {
+            Service::Echo => "serve",
+            Service::Relay => "relay",
+        };
         let guest_plan = qemu::Plan {
             image,
-            memory_mib: GUEST_MEMORY_MIB,
+            memory_mib: guest_memory_mib(service),
             nics: vec![Nic {
                 socket: scratch.file("vhost.sock"),
                 server: setting.plane_is_client,
@@ -97,7 +112,7 @@ impl Laboratory {
                 properties: String::new(),
             }],
             words: format!(
-                "tg.nic0={GUEST_IP}/24,fd09::2/64 tg.vlan0={VLAN},10.9.7.2/24 tg.serve={GUEST_IP} \
+                "tg.nic0={GUEST_IP}/24,fd09::2/64 tg.vlan0={VLAN},10.9.7.2/24 tg.{serve}={GUEST_IP} \
                  tg.beacon=wait={},udp4=10.9.0.1:9700,udp6=[fd09::1]:9700,vlan=10.9.7.255:9700,tcp=10.9.0.1:9701",
                 qemu::GO
             ),
@@ -231,11 +246,7 @@ impl Laboratory {
     /// and then a telephone event, about 10 s in all. Each call is a process with ports of its own: one
     /// sipp plays the media of one call only.
     pub fn calls(&self, calls: u16) -> Result<Calls> {
-        let media = self.scratch.file("pcap");
-        if !media.exists() {
-            std::os::unix::fs::symlink("/usr/share/sip-tester", &media)
-                .context(|| "cannot link sipp's media files".to_owned())?;
-        }
+        self.link_media()?;
         let start = |call: u16| {
             Program::new("sipp")
                 .args("-sn uac_pcap -i 10.9.0.1 -mi 10.9.0.1 -m 1 -nostdin -timeout 60s -timeout_error")
@@ -246,6 +257,36 @@ impl Laboratory {
                 .start(&self.scratch, &format!("sipp-{call}"))
         };
         (0..calls).map(start).collect::<Result<Vec<_>>>().map(|processes| Calls { processes })
+    }
+}
+
+impl Laboratory {
+    /// Calls a phone by the guest's proxy with sipp and changes the codec in the middle; returns where the media
+    /// comes, when the call is over.
+    pub fn call_that_changes_its_codec(&self, callee: &str) -> Result<SocketAddr> {
+        const MEDIA_PORT: u16 = 6200;
+        self.link_media()?;
+        let scenario = self.scratch.file("recodec.xml");
+        std::fs::write(&scenario, include_str!("../guest/recodec.xml"))
+            .context(|| format!("cannot write {}", scenario.display()))?;
+        Program::new("sipp")
+            .args("-i 10.9.0.1 -mi 10.9.0.1 -m 1 -nostdin -timeout 60s -timeout_error -p 5200 -sf")
+            .arg(scenario.display().to_string())
+            .args(&format!("-mp {MEDIA_PORT} -s {callee} {GUEST_IP}:5060"))
+            .inside(&self.outside)
+            .directory(self.scratch.path())
+            .run(&self.scratch, "sipp-recodec", Duration::from_secs(70))?;
+        Ok(SocketAddr::from(([10, 9, 0, 1], MEDIA_PORT)))
+    }
+
+    /// Where sipp looks for what it plays.
+    fn link_media(&self) -> Result<()> {
+        let media = self.scratch.file("pcap");
+        if media.exists() {
+            return Ok(());
+        }
+        std::os::unix::fs::symlink("/usr/share/sip-tester", &media)
+            .context(|| "cannot link sipp's media files".to_owned())
     }
 }
 

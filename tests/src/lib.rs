@@ -22,6 +22,7 @@ pub mod media;
 pub mod namespace;
 pub mod oracle;
 pub mod outcome;
+pub mod phone;
 pub mod plane;
 pub mod process;
 pub mod qemu;

@@ -5,7 +5,7 @@
 //! had it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::capture::{Frame, Kind};
 
@@ -38,6 +38,27 @@ pub fn echoed_streams(frames: &[Frame], guest: SocketAddr) -> BTreeMap<StreamKey
     streams
 }
 
+/// The streams that the guest relays between phones outside, by where it sends them. SSRC and sequence numbers stay
+/// what the sending phone made them.
+pub fn relayed_streams(frames: &[Frame], guest: IpAddr) -> BTreeMap<StreamKey, EchoedStream> {
+    let mut towards: BTreeMap<u32, Vec<(u16, u64)>> = BTreeMap::new();
+    let mut streams: BTreeMap<StreamKey, EchoedStream> = BTreeMap::new();
+    for frame in frames {
+        let Kind::Udp(ends) = frame.kind else { continue };
+        let Some((ssrc, sequence)) = rtp(&frame.payload) else { continue };
+        if ends.destination.ip() == guest {
+            towards.entry(ssrc).or_default().push((sequence, frame.at_ns));
+        } else if ends.source.ip() == guest {
+            let stream = streams.entry((ends.destination, ssrc)).or_default();
+            stream.echoed.push((sequence, frame.at_ns));
+        }
+    }
+    for ((_, ssrc), stream) in &mut streams {
+        stream.sent = towards.get(ssrc).cloned().unwrap_or_default();
+    }
+    streams
+}
+
 /// SSRC and sequence number of a payload with RTP's fixed header (RFC 3550, 5.1).
 fn rtp(payload: &[u8]) -> Option<(u32, u16)> {
     let head: [u8; 12] = payload.get(..12)?.try_into().ok()?;
@@ -45,6 +66,21 @@ fn rtp(payload: &[u8]) -> Option<(u32, u16)> {
         return None;
     }
     Some((u32::from_be_bytes([head[8], head[9], head[10], head[11]]), u16::from_be_bytes([head[2], head[3]])))
+}
+
+/// The payload types that the guest sends to an address, in the order of their first packets.
+pub fn payload_types(frames: &[Frame], to: SocketAddr) -> Vec<u8> {
+    let mut seen = Vec::new();
+    for frame in frames {
+        let Kind::Udp(ends) = frame.kind else { continue };
+        if ends.destination == to && rtp(&frame.payload).is_some() {
+            let payload_type = frame.payload[1] & 0x7f;
+            if !seen.contains(&payload_type) {
+                seen.push(payload_type);
+            }
+        }
+    }
+    seen
 }
 
 /// True when the frame carries RTP from or to the guest's media port.

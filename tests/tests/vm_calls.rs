@@ -1,0 +1,166 @@
+//! Calls between phones outside through a real proxy and a real media relay in the guest, with epochs of 300 ms:
+//! signalling waits for its commits, media does not.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tidegate_tests::capture::Frame;
+use tidegate_tests::ensure;
+use tidegate_tests::failure::Result;
+use tidegate_tests::guest_image::Service;
+use tidegate_tests::laboratory::{GUEST_IP, Laboratory, Setting, tidegate};
+use tidegate_tests::media::{payload_types, percentile, relayed_streams};
+use tidegate_tests::outcome::Policy;
+use tidegate_tests::phone::{Model, Phone, Transport};
+use tidegate_tests::plane::Source;
+
+const INTERVAL_MS: u64 = 300;
+const MS: u64 = 1_000_000;
+const TALK: Duration = Duration::from_secs(2);
+/// Held transactions, and a busy machine.
+const EVENT_WITHIN: Duration = Duration::from_secs(20);
+
+const fn phone(name: &'static str, number: u16, transport: Transport, account: &'static str) -> Model {
+    Model { name, number, transport, account, video: false }
+}
+
+/// What kind of call, who calls, who answers.
+struct Call {
+    what: &'static str,
+    caller: Model,
+    callee: Model,
+    /// Media streams that leave the guest, both directions.
+    streams: usize,
+}
+
+const CALLS: [Call; 4] = [
+    Call {
+        what: "G.711 by UDP",
+        caller: phone("ada", 0, Transport::Udp, "audio_codecs=PCMA"),
+        callee: phone("bob", 1, Transport::Udp, "audio_codecs=PCMA,PCMU"),
+        streams: 2,
+    },
+    Call {
+        what: "opus and video by TCP, SRTP",
+        caller: Model {
+            video: true,
+            ..phone("cleo", 2, Transport::Tcp, "audio_codecs=opus/48000/2;mediaenc=srtp")
+        },
+        callee: Model {
+            video: true,
+            ..phone("dan", 3, Transport::Tcp, "audio_codecs=opus/48000/2;mediaenc=srtp")
+        },
+        streams: 4,
+    },
+    Call {
+        what: "opus by UDP, ICE and DTLS-SRTP",
+        caller: phone("eve", 4, Transport::Udp, "audio_codecs=opus/48000/2;mediaenc=dtls_srtp;medianat=ice"),
+        callee: phone("finn", 5, Transport::Udp, "audio_codecs=opus/48000/2;mediaenc=dtls_srtp;medianat=ice"),
+        streams: 2,
+    },
+    Call {
+        what: "G.711 by TLS",
+        caller: phone("gus", 6, Transport::Tls, "audio_codecs=PCMA"),
+        callee: phone("hal", 7, Transport::Tls, "audio_codecs=PCMA"),
+        streams: 2,
+    },
+];
+
+#[test]
+fn calls_through_a_proxy_in_the_guest_are_set_up_and_their_media_does_not_wait() -> Result<()> {
+    let setting = Setting {
+        kind: tidegate()?,
+        policy: Policy::Realtime.name(),
+        source: Source::Timer { interval_ms: INTERVAL_MS, delay_ms: 50 },
+        plane_is_client: false,
+    };
+    let beacon = Path::new(env!("CARGO_BIN_EXE_beacon"));
+    let mut laboratory = Laboratory::open_serving(&setting, beacon, Service::Relay)?;
+    for call in &CALLS {
+        let (mut caller, _callee) = (start(&laboratory, &call.caller)?, start(&laboratory, &call.callee)?);
+        let capture = laboratory.capture(call.caller.name)?;
+        caller.call(call.callee.name)?;
+        std::thread::sleep(TALK);
+        caller.hang_up()?;
+        judge(&laboratory, call.what, call.streams, &capture.finish()?)?;
+    }
+    a_call_with_everything(&laboratory)?;
+    laboratory.plane.stop()?;
+    laboratory.passed();
+    Ok(())
+}
+
+fn start(laboratory: &Laboratory, model: &Model) -> Result<Phone> {
+    Phone::start(model, &laboratory.outside, &laboratory.scratch)
+}
+
+/// Digits, hold, a change of codec, a transfer: none of them makes media wait.
+fn a_call_with_everything(laboratory: &Laboratory) -> Result<()> {
+    let plain = |name, number, codecs| start(laboratory, &phone(name, number, Transport::Udp, codecs));
+    let mut ida = plain("ida", 8, "audio_codecs=PCMA")?;
+    let mut joe = plain("joe", 9, "audio_codecs=PCMA,PCMU")?;
+    let mut kim = plain("kim", 10, "audio_codecs=PCMU")?;
+
+    let capture = laboratory.capture("features")?;
+    ida.call("joe")?;
+    std::thread::sleep(TALK);
+    for digit in ["1", "#"] {
+        ida.command("sndcode", digit)?;
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    ida.command("hold", "")?;
+    std::thread::sleep(Duration::from_secs(1));
+    ida.command("resume", "")?;
+    std::thread::sleep(TALK);
+    ida.command("transfer", &format!("sip:kim@{GUEST_IP}"))?;
+    kim.wait_for("CALL_ESTABLISHED", EVENT_WITHIN)?;
+    std::thread::sleep(TALK);
+    joe.hang_up()?;
+    let frames = capture.finish()?;
+    // Both ways between ida and joe, and between joe and kim.
+    judge(laboratory, "digits, hold and transfer", 4, &frames)?;
+    let events = relayed_streams(&frames, GUEST_IP.into());
+    let told = events.keys().any(|(to, _)| payload_types(&frames, *to).contains(&101));
+    ensure!(told, "no telephone event left the guest");
+
+    let capture = laboratory.capture("codec")?;
+    let media = laboratory.call_that_changes_its_codec("joe")?;
+    let frames = capture.finish()?;
+    judge(laboratory, "a change of codec", 2, &frames)?;
+    let types = payload_types(&frames, media);
+    ensure!(types == [8, 0], "the guest sent payload types {types:?}");
+    Ok(())
+}
+
+/// Every stream that left the guest left whole, in order, and its first packet without waiting for a commit.
+fn judge(laboratory: &Laboratory, what: &str, count: usize, frames: &[Frame]) -> Result<()> {
+    let mut streams = relayed_streams(frames, GUEST_IP.into());
+    streams.retain(|_, stream| stream.echoed.len() > 5);
+    let answer = laboratory.plane.control()?.execute("streams", json!({}))?;
+    let told = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for ((to, ssrc), stream) in &streams {
+        let delays = stream.delays_ns();
+        let (first, most) = (delays.first().copied().unwrap_or_default(), percentile(&delays, 1.0));
+        let ssrc = format!("0x{ssrc:08x}");
+        let report = told.iter().find(|report| {
+            report["ssrc"] == ssrc.as_str() && report["destination"] == to.to_string().as_str()
+        });
+        let promoted_at = report.and_then(|report| report["promoted_at"].as_u64());
+        println!(
+            "{what}: {ssrc} to {to}: {} in, {} out, promoted at {promoted_at:?}, delay first {} ms, median {} us, \
+             most {} ms, largest gap {} ms",
+            stream.sent.len(),
+            stream.echoed.len(),
+            first / MS,
+            percentile(&delays, 0.5) / 1000,
+            most / MS,
+            percentile(&stream.gaps_ns(), 1.0) / MS,
+        );
+        ensure!(stream.reordered() == 0, "{what}: {} packets came out of order", stream.reordered());
+        let in_time = promoted_at.is_some_and(|at| at <= 3);
+        ensure!(in_time, "{what}: promoted at {promoted_at:?}: {report:?}");
+    }
+    ensure!(streams.len() == count, "{what}: {} streams left the guest, {count} expected", streams.len());
+    Ok(())
+}
