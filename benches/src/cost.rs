@@ -114,6 +114,11 @@ pub fn gross(run: &Run, scratch: &Scratch, keep: Option<PathBuf>) -> Result<f64>
 
 /// Instructions a frame of each kind, and of the ports alone, which are taken off already.
 pub fn measure(blind: bool, profiles: Option<&PathBuf>) -> Result<(Figures, f64)> {
+    measure_kinds(&Kind::ALL, blind, profiles)
+}
+
+/// The same of these kinds only.
+pub fn measure_kinds(kinds: &[Kind], blind: bool, profiles: Option<&PathBuf>) -> Result<(Figures, f64)> {
     let scratch = Scratch::new()?;
     if let Some(dir) = profiles {
         std::fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
@@ -122,7 +127,7 @@ pub fn measure(blind: bool, profiles: Option<&PathBuf>) -> Result<(Figures, f64)
     let ports = gross(&run(Kind::Tcp, BURST, true), &scratch, None)?;
     let lonely = gross(&run(Kind::Tcp, LONELY, true), &scratch, None)?;
     let mut figures = Figures::new();
-    for kind in Kind::ALL {
+    for &kind in kinds {
         let keep = profiles.map(|dir| dir.join(format!("{}.callgrind", kind.name())));
         let cost = gross(&run(kind, BURST, false), &scratch, keep)? - ports;
         eprintln!("{:<28}{cost:>8.1} instructions a frame", kind.name());

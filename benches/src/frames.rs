@@ -79,7 +79,13 @@ impl Call {
     /// The next packet.
     #[inline]
     pub fn packet(&mut self) -> &[u8] {
-        self.sequence = self.sequence.wrapping_add(1);
+        self.packet_number(self.sequence.wrapping_add(1))
+    }
+
+    /// The next packet, with this sequence number.
+    #[inline]
+    pub fn packet_number(&mut self, sequence: u16) -> &[u8] {
+        self.sequence = sequence;
         self.timestamp = self.timestamp.wrapping_add(VOICE as u32);
         if let Some(base) = self.base {
             let (high, low) = (self.timestamp >> 16, self.timestamp & 0xffff);

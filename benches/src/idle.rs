@@ -9,6 +9,7 @@ use crate::failure::Result;
 use crate::frames::{Checksums, Mix};
 use crate::machine::{Cpus, Pages, Scratch};
 use crate::report::{Aim, Telling};
+use crate::stats::Spread;
 use crate::trial::Arena;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -91,7 +92,7 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
     let backoff = Delay::of(measure(&setup, options.frames)?);
     let bound_ns = (options.max_sleep_us + WAKE_US) * 1_000;
     let ratio_bound = bound_ns as f64 / backoff.p50.saturating_sub(spin.p50).max(1) as f64;
-    let aims = [Aim { of: "ratio_bound", at_least: 1.0, met: ratio_bound >= 1.0 }];
+    let aims = [Aim::new("ratio_bound", Spread::of([ratio_bound]), 1.0)];
     let line = |name: &str, delay: Delay| {
         let us = |ns: u64| ns as f64 / 1_000.0;
         let Delay { p50, p99, max, n } = delay;

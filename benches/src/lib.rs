@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ceiling`] | frames a second of tidegate against DPDK's own forwarder on the same ports |
 //! | [`variant`] | what the histograms cost, or another key of the configuration |
+//! | [`mod@classify`] | what looking at a frame costs on one core, over DPDK's own forwarder |
 //! | [`cost`] | instructions for a frame of each class, under callgrind |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
@@ -12,6 +13,7 @@
 
 pub mod callgrind;
 pub mod ceiling;
+pub mod classify;
 pub mod contest;
 pub mod core_distance;
 pub mod cost;
@@ -24,6 +26,7 @@ pub mod idle;
 pub mod machine;
 pub mod memory_lane;
 pub mod process;
+pub mod replay;
 pub mod report;
 pub mod source;
 pub mod stats;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tidegate_benches::contest::Rules;
 use tidegate_benches::failure::Result;
 use tidegate_benches::report::Telling;
-use tidegate_benches::{ceiling, cost, generator, idle, variant};
+use tidegate_benches::{ceiling, classify, cost, generator, idle, variant};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Benches of tidegate", max_term_width = 110)]
@@ -63,6 +63,16 @@ enum Bench {
         #[command(flatten)]
         telling: Telling,
     },
+    /// What looking at a frame costs on one core, over testpmd's `mac`
+    #[command(
+        after_help = "Examples:\n  scripts/bench classify\n  scripts/bench classify --repeats 15 --json"
+    )]
+    Classify {
+        #[command(flatten)]
+        options: classify::Options,
+        #[command(flatten)]
+        telling: Telling,
+    },
     /// One run of `cost`, to be run by valgrind
     #[command(hide = true)]
     CostRun(cost::Run),
@@ -88,6 +98,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Bench::RatioHistograms { rules, telling } => variant::histograms(&rules, telling),
         Bench::Variant { key, rules, telling } => variant::run(&key, &rules, telling),
         Bench::Idle { options, telling } => idle::run(&options, telling),
+        Bench::Classify { options, telling } => classify::run(&options, telling),
         Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),
         Bench::Generate(order) => {
             generator::run(&order)?;

@@ -4,13 +4,17 @@ use crate::stats::Spread;
 use serde::Serialize;
 use std::process::ExitCode;
 
-/// A number that ought to be at least so large.
+/// A number that ought to be at least, or at most, so large.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Aim {
     /// The key of the number in the report.
     pub of: &'static str,
     /// The least it should be, by its median.
-    pub at_least: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<f64>,
+    /// The most it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
     /// Whether it is.
     pub met: bool,
 }
@@ -18,7 +22,14 @@ pub struct Aim {
 impl Aim {
     /// `number`: what was measured.
     pub fn new(of: &'static str, number: Option<Spread>, at_least: f64) -> Aim {
-        Aim { of, at_least, met: number.is_some_and(|number| number.median >= at_least) }
+        let met = number.is_some_and(|number| number.median >= at_least);
+        Aim { of, at_least: Some(at_least), at_most: None, met }
+    }
+
+    /// The other way round.
+    pub fn at_most(of: &'static str, number: Option<Spread>, at_most: f64) -> Aim {
+        let met = number.is_some_and(|number| number.median <= at_most);
+        Aim { of, at_least: None, at_most: Some(at_most), met }
     }
 }
 
@@ -48,7 +59,11 @@ impl Telling {
             lines.iter().for_each(|line| println!("{line}"));
             for aim in aims {
                 let verdict = if aim.met { "met" } else { "MISSED" };
-                println!("aim: {} >= {}: {verdict}", aim.of, aim.at_least);
+                let (sign, bound) = match (aim.at_least, aim.at_most) {
+                    (Some(least), _) => (">=", least),
+                    (None, most) => ("<=", most.unwrap_or_default()),
+                };
+                println!("aim: {} {sign} {bound}: {verdict}", aim.of);
             }
         }
         if self.check && aims.iter().any(|aim| !aim.met) { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -19,7 +19,6 @@ use tidegate_dataplane::guest::{Guest, Rings};
 use tidegate_dataplane::hold::Quota;
 use tidegate_dataplane::lane::{Lane, LaneConfig, LaneShared};
 use tidegate_dataplane::lcore::{Idle, Lcore, LcoreShared};
-use tidegate_dataplane::streams::DEFAULT_STREAMS;
 use tidegate_dataplane::tsc::Clock;
 
 type PortLane = Lane<PortBurst, PortBurst, Tsc>;
@@ -125,7 +124,7 @@ impl Builder<'_> {
         for lane in &guest.lanes {
             let arena = arena_of(&mut self.arenas, lane.lcore);
             let policy = PolicySpec::of(guest).compile().map_err(|e| format!(": policy: {e}"))?;
-            let classifier = Classifier::new(policy, DEFAULT_STREAMS, self.eal.tsc_rate(), arena);
+            let classifier = Classifier::new(policy, lane.streams as usize, self.eal.tsc_rate(), arena);
             let gate = ledger.gate();
             let shared = LaneShared::new(Arc::clone(&gate), classifier.table(), arena);
             let vhost = lane.guest_port.trim_start_matches("vdev:").starts_with("net_vhost");

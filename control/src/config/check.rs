@@ -4,6 +4,7 @@ use super::{Config, Guest, Hugepages, Idle, Lane, Pages, Source};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use tidegate_dataplane::streams::MAX_STREAMS;
 use tidegate_devargs::Devargs;
 
 /// One thing that is wrong.
@@ -204,6 +205,11 @@ impl Config {
             "must be 64 to 4194304 mbufs",
         );
         checker.require(lane.hold_bytes.0 >= 64 << 10, key("hold_bytes"), "must be at least 64KiB");
+        checker.require(
+            (64..=MAX_STREAMS as u32).contains(&lane.streams),
+            key("streams"),
+            "must be 64 to 1048576",
+        );
         checker.require((576..=9000).contains(&lane.mtu), key("mtu"), "must be 576 to 9000 bytes");
         for (name, desc) in [("rx_desc", lane.rx_desc), ("tx_desc", lane.tx_desc)] {
             let good = desc.is_power_of_two() && (64..=8192).contains(&desc);
@@ -331,6 +337,7 @@ mod tests {
             ("name = \"b\"", "name = \"b/../x\"", "name", "letters"),
             ("lcore = 1", "lcore = 1\nmtu = 20", "guest a, lane 0: mtu", "576"),
             ("lcore = 1", "lcore = 1\nhold_frames = 1000000", "eal.memory_mb", "set eal.memory_mb ="),
+            ("lcore = 1", "lcore = 1\nstreams = 0", "streams", "64 to 1048576"),
             ("lcore = 1", "lcore = 1\nrx_desc = 1000", "rx_desc", "power of two"),
             ("lcore = 1", "lcore = 1\nqueues = 65535\nrx_desc = 65535", "queues", "1 to 16"),
             ("iface=/run/tidegate/b.sock", "iface", "guest b, lane 0: guest_port", "not key=value"),

@@ -6,6 +6,7 @@ use super::{
 use crate::quantity::{Bytes, Pace, span};
 use std::path::PathBuf;
 use std::time::Duration;
+use tidegate_dataplane::streams::DEFAULT_STREAMS;
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,6 +89,9 @@ pub struct LaneFlags {
     /// Bytes that may be held
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub hold_bytes: Bytes,
+    /// RTP streams that are kept track of: twice as many as there are at once, or more
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS as u32)]
+    pub streams: u32,
     /// Pace of released frames: none, 800M or 90%
     #[arg(long, default_value = "none")]
     pub pace: Pace,
@@ -207,6 +211,7 @@ impl LaneFlags {
             queues: self.queues,
             hold_frames: self.hold_frames,
             hold_bytes: self.hold_bytes,
+            streams: self.streams,
             pace: self.pace,
             mtu: self.mtu,
             verify_checksums: !self.no_verify_checksums,

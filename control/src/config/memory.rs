@@ -3,6 +3,7 @@
 use super::{Config, Hugepages, Lane};
 use std::collections::BTreeMap;
 use std::path::Path;
+use tidegate_dataplane::streams::DEFAULT_STREAMS;
 use tidegate_devargs::Devargs;
 
 /// Mbufs that a lane needs beside the hold queue and the descriptors: bypass is never starved (I8).
@@ -10,6 +11,9 @@ pub const BYPASS_RESERVE: u32 = 1024;
 /// Mbufs that net_af_xdp puts into a queue's fill ring, whatever `rx_desc` says. Where they take the whole pool, it
 /// sends nothing: it copies each frame of another pool into an mbuf of its own.
 const AF_XDP_FILL: u32 = 4096;
+
+/// What is kept of a stream and of the port it comes from, bytes.
+const STREAM_BYTES: u64 = 512;
 
 /// Bytes of a small page.
 const PAGE: u64 = 4096;
@@ -73,11 +77,13 @@ impl Lane {
         u32::from(self.queues).saturating_mul(queue).saturating_add(BYPASS_RESERVE)
     }
 
-    /// Bytes of both pools. A port that cannot be understood is refused elsewhere.
+    /// Bytes of both pools, and of the streams beyond the usual number. A port that cannot be understood is refused elsewhere.
     fn bytes(&self, pages: Pages) -> u64 {
         let mbuf = |port: &str| pages.mbuf_bytes(Devargs::parse(port).map_or(0, |d| d.data_room(self.mtu)));
         u64::from(self.guest_pool()) * mbuf(&self.guest_port)
             + u64::from(self.wire_pool()) * mbuf(&self.wire_port)
+            + u64::from(self.streams.next_power_of_two()).saturating_sub(DEFAULT_STREAMS as u64)
+                * STREAM_BYTES
     }
 }
 

@@ -14,6 +14,7 @@ pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict};
 use crate::quantity::{Bytes, Pace};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use tidegate_dataplane::streams::DEFAULT_STREAMS;
 
 /// Where `tidegate run` looks when it is told nothing.
 pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
@@ -258,6 +259,9 @@ pub struct Lane {
     /// Bytes that the hold queue may pin. Default: `64MiB`.
     #[serde(default = "hold_bytes")]
     pub hold_bytes: Bytes,
+    /// RTP streams that are kept track of. Default: 4096.
+    #[serde(default = "streams")]
+    pub streams: u32,
     /// How fast released frames may follow each other. Default: `none`.
     #[serde(default)]
     pub pace: Pace,
@@ -288,6 +292,10 @@ fn hold_frames() -> u32 {
 
 fn hold_bytes() -> Bytes {
     Bytes(64 << 20)
+}
+
+fn streams() -> u32 {
+    DEFAULT_STREAMS as u32
 }
 
 fn mtu() -> u16 {
