@@ -15,7 +15,7 @@ use crate::class::{Class, Decision, Media, StreamRef, Verdict};
 use crate::fragments::{Fate, Fragments};
 use crate::policy::{CompiledPolicy, PolicyName, RuleVerdict};
 use crate::port::Frame;
-use crate::rtp::{Sighting, Stage, Streams, Waiting};
+use crate::rtp::{Aim, Sighting, Stage, Streams, Waiting};
 use crate::streams::StreamTable;
 use crate::tsc::TscRate;
 use crate::wire::express::Express;
@@ -31,14 +31,15 @@ pub struct Classifier {
     fragments: Fragments,
 }
 
-/// A packet of a proven stream, found the short way.
+/// A plain RTP packet, read the short way ahead of its turn: the lcore looks at all frames of a burst before it judges
+/// the first, so that it waits for memory once and not for each.
 #[derive(Clone, Copy, Debug)]
-pub struct KnownMedia {
-    at: usize,
+pub struct Ahead {
     packet: Express,
+    aim: Aim,
 }
 
-impl KnownMedia {
+impl Ahead {
     /// Bytes of the UDP datagram with its header.
     pub fn udp_len(&self) -> usize {
         self.packet.udp_len.into()
@@ -107,30 +108,50 @@ impl Classifier {
     /// Judges a frame received at `now` (TSC).
     pub fn classify(&mut self, frame: &impl Frame, now: u64) -> Decision {
         let (head, len) = (frame.head(), frame.len());
-        if let Some(known) = self.express(head, len, now) {
-            let media = Some(self.pass_express(&known, now));
+        let mut ahead = self.look_ahead(head, len);
+        self.find_ahead(&mut ahead);
+        if let Some(ahead) = ahead
+            && self.express(&ahead, now)
+        {
+            let media = Some(self.pass_express(&ahead, now));
             return Decision { verdict: Verdict::Bypass, class: Class::Rtp, media };
         }
         self.judge(&Headers::parse(head, len), head, len, now)
     }
 
     /// The short way, for nearly all media: a frame that can be read at fixed places, of a stream that has nothing left
-    /// to prove, where no rule has a say. Changes nothing. `None` says nothing: [`Classifier::judge`] does.
+    /// to prove, where no rule has a say. Its first step; no step but the last changes anything, and a `None` or a no
+    /// says nothing: [`Classifier::judge`] does.
     #[inline(always)]
-    pub fn express(&self, head: &[u8], frame_len: u32, now: u64) -> Option<KnownMedia> {
+    pub fn look_ahead(&self, head: &[u8], frame_len: u32) -> Option<Ahead> {
         let packet = Express::read(head, frame_len)?;
         if self.policy.has_rules() || !self.policy.passes_media() {
             return None;
         }
-        let at = self.streams.find_express(&packet, now)?;
-        Some(KnownMedia { at, packet })
+        Some(Ahead { packet, aim: self.streams.aim(&packet) })
     }
 
-    /// The packet that was found so passes.
+    /// The second: its stream is found.
     #[inline(always)]
-    pub fn pass_express(&mut self, known: &KnownMedia, now: u64) -> Media {
-        let rtp = &known.packet.rtp;
-        let stream = self.streams.note_usual(known.at, rtp, now);
+    pub fn find_ahead(&self, ahead: &mut Option<Ahead>) {
+        if let Some(found) = ahead
+            && !self.streams.find(&mut found.aim)
+        {
+            *ahead = None;
+        }
+    }
+
+    /// The third, when it is its turn: true if it may pass, after all that came before it.
+    #[inline(always)]
+    pub fn express(&self, ahead: &Ahead, now: u64) -> bool {
+        self.streams.is_usual_express(&ahead.aim, &ahead.packet, now)
+    }
+
+    /// The last: it passes.
+    #[inline(always)]
+    pub fn pass_express(&mut self, ahead: &Ahead, now: u64) -> Media {
+        let rtp = &ahead.packet.rtp;
+        let stream = self.streams.note_usual(ahead.aim.index(), rtp, now);
         Media { stream, sequence: rtp.sequence, timestamp: rtp.timestamp }
     }
 

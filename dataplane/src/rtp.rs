@@ -19,6 +19,7 @@ use crate::tsc::TscRate;
 use crate::wire::Headers;
 use crate::wire::express::Express;
 use crate::wire::rtp::Rtp;
+use std::hint::black_box;
 use std::sync::Arc;
 
 mod clock;
@@ -69,6 +70,23 @@ pub(crate) struct Sighting<'a> {
 struct Set {
     /// SSRC, port, and 16 bits of the address's hash; 0 for a free way.
     tags: [u64; WAYS],
+}
+
+/// Where the stream of a packet is looked for, ahead of the packet's turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aim {
+    name: u64,
+    tag: u64,
+    /// Index of the first of the set, then of the stream.
+    at: usize,
+}
+
+impl Aim {
+    /// Index of the stream that was found.
+    #[inline(always)]
+    pub fn index(&self) -> usize {
+        self.at
+    }
 }
 
 /// The streams of one lane, for its lcore.
@@ -161,12 +179,33 @@ impl Streams {
         Some(self.note_usual(index, rtp, now))
     }
 
-    /// Where the stream of a packet is that was read the short way, if it is the usual one.
+    /// Where the stream of a packet would be that was read the short way. The memory is asked for, and not waited for.
     #[inline(always)]
-    pub fn find_express(&self, express: &Express, now: u64) -> Option<usize> {
+    pub fn aim(&self, express: &Express) -> Aim {
         let Express { rtp, sport, dport, .. } = express;
         let name = (rtp.ssrc as u64) << 32 | (*sport as u64) << 16 | *dport as u64;
-        self.find_usual([0, mapped_low(express.src)], name, mapped_low(express.dst), rtp.sequence, now)
+        let (set, tag) = self.place([0, mapped_low(express.src)], name);
+        black_box(self.sets[set].tags[0]);
+        Aim { name, tag, at: set * WAYS }
+    }
+
+    /// Finds the way of the stream; false if there is none. Asks for the memory of its page.
+    #[inline(always)]
+    pub fn find(&self, aim: &mut Aim) -> bool {
+        let Some(way) = self.sets[aim.at / WAYS].tags.iter().position(|found| *found == aim.tag) else {
+            return false;
+        };
+        aim.at += way;
+        let Page { seen, sent } = self.table.page(aim.at);
+        black_box((seen.version.mark(), sent.mark()));
+        true
+    }
+
+    /// True if the packet is the usual one of the stream that was found for it, whatever came between.
+    #[inline(always)]
+    pub fn is_usual_express(&self, aim: &Aim, express: &Express, now: u64) -> bool {
+        let address = [0, mapped_low(express.src)];
+        self.is_usual(aim.at, address, aim.name, mapped_low(express.dst), express.rtp.sequence, now)
     }
 
     #[inline(always)]
@@ -181,17 +220,29 @@ impl Streams {
         let (set, tag) = self.place(address, name);
         let way = self.sets[set].tags.iter().position(|found| *found == tag)?;
         let index = set * WAYS + way;
+        self.is_usual(index, address, name, peer_low, sequence, now).then_some(index)
+    }
+
+    #[inline(always)]
+    fn is_usual(
+        &self,
+        index: usize,
+        address: [u64; 2],
+        name: u64,
+        peer_low: u64,
+        sequence: u16,
+        now: u64,
+    ) -> bool {
         let seen = &self.table.page(index).seen;
         let track = Track(seen.track.get());
         let silent = now.wrapping_sub(seen.last_seen.get()) as i64;
-        let usual = seen.name.get() == name
+        seen.name.get() == name
             && seen.address[0].get() == address[0]
             && seen.address[1].get() == address[1]
             && seen.peer_low.get() == peer_low
             && track.is_settled()
             && track.is_within(sequence)
-            && silent <= self.idle as i64;
-        usual.then_some(index)
+            && silent <= self.idle as i64
     }
 
     /// The usual packet goes out: its stream, found before at `index`, goes on.

@@ -16,11 +16,11 @@ pub use shared::{LaneShared, Latencies, PolicyMailbox};
 use crate::arena::Arena;
 use crate::burst::Burst;
 use crate::class::{Class, DropReason};
-use crate::classify::Classifier;
+use crate::classify::{Ahead, Classifier};
 use crate::egress::{Backlog, Egress, Pace};
 use crate::guest::Mode;
 use crate::hold::{HoldQueue, Quota};
-use crate::port::Port;
+use crate::port::{BURST, Port};
 use crate::tsc::{Clock, TscRate};
 use commits::CommitWatch;
 use std::sync::Arc;
@@ -94,6 +94,8 @@ where
     orders_done: u64,
 
     rx: Burst<G::Frame>,
+    /// What was read of the frames in `rx` ahead of their turn.
+    ahead: [Option<Ahead>; BURST],
     hold: HoldQueue<G::Frame>,
     egress: Egress<G::Frame>,
     commits: CommitWatch,
@@ -143,6 +145,7 @@ where
             discard_before: 0,
             orders_done: shared.gate.order_number(),
             rx: Burst::new(),
+            ahead: [None; BURST],
             hold: HoldQueue::new(config.quota, arena),
             egress: Egress::new(Pace::new(config.pace_bits_per_s, rate), arena),
             commits: CommitWatch::new(epoch - 1),

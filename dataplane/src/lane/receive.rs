@@ -73,9 +73,17 @@ where
         let now = self.clock.now();
         let epoch = self.epoch;
         self.rx.iter().for_each(Frame::prefetch);
+        // Steps for all frames at once, each short: the memory that one waits for comes while others are looked at.
+        for (ahead, frame) in self.ahead.iter_mut().zip(self.rx.queued()) {
+            *ahead = frame.as_ref().and_then(|frame| self.classifier.look_ahead(frame.head(), frame.len()));
+        }
+        for ahead in &mut self.ahead[..got] {
+            self.classifier.find_ahead(ahead);
+        }
         let mut tally = Tally::default();
-        while let Some(frame) = self.rx.pop() {
-            self.take_in(frame, epoch, now, &mut tally);
+        for n in 0..got {
+            let Some(frame) = self.rx.pop() else { break };
+            self.take_in(frame, n, epoch, now, &mut tally);
         }
         tally.count(&self.shared);
         if self.config.histograms {
@@ -85,9 +93,9 @@ where
     }
 
     #[inline(always)]
-    fn take_in(&mut self, mut frame: G::Frame, epoch: u64, now: u64, tally: &mut Tally) {
+    fn take_in(&mut self, mut frame: G::Frame, n: usize, epoch: u64, now: u64, tally: &mut Tally) {
         let len = frame.len();
-        if let Some(media) = self.express(&mut frame, len, now) {
+        if let Some(media) = self.express(&mut frame, n, len, now) {
             tally.add(Class::Rtp, len, &self.shared);
             let about = Leaving { epoch, received_tsc: now, media: Some(media), len, class: Class::Rtp };
             return self.bypass(frame, about);
@@ -132,16 +140,21 @@ where
         }
     }
 
-    /// A packet of a proven stream that may leave at once, found the short way; whatever else a frame is, the long way
-    /// below says.
+    /// A packet of a proven stream that may leave at once, found the short way as the `n`th of its burst; whatever else
+    /// a frame is, the long way says.
     #[inline(always)]
-    fn express(&mut self, frame: &mut G::Frame, len: u32, now: u64) -> Option<Media> {
-        let known = self.classifier.express(frame.head(), len, now)?;
-        if self.fenced || self.mode == Mode::Muted || len > self.config.mtu + ETHERNET || frame.unfinished() {
+    fn express(&mut self, frame: &mut G::Frame, n: usize, len: u32, now: u64) -> Option<Media> {
+        let ahead = self.ahead[n].as_ref()?;
+        if !self.classifier.express(ahead, now)
+            || self.fenced
+            || self.mode == Mode::Muted
+            || len > self.config.mtu + ETHERNET
+            || frame.unfinished()
+        {
             return None;
         }
-        checksum::settle_express(frame, known.udp_len(), self.config.verify_checksums)
-            .then(|| self.classifier.pass_express(&known, now))
+        checksum::settle_express(frame, ahead.udp_len(), self.config.verify_checksums)
+            .then(|| self.classifier.pass_express(ahead, now))
     }
 
     /// Why this frame may not reach the wire, whatever its verdict. Puts in a checksum that was left to us.
