@@ -11,3 +11,4 @@ pub mod doctor;
 pub mod hlog;
 pub mod protocol;
 pub mod quantity;
+pub mod signalling;

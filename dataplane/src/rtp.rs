@@ -12,6 +12,7 @@
 use crate::arena::{Arena, Slice};
 use crate::class::{Media, StreamRef};
 use crate::endpoints::{Endpoint, Endpoints};
+use crate::lessons::Lessons;
 use crate::policy::CompiledPolicy;
 use crate::quality::{MAX_DROPOUT, MAX_MISORDER, Sent};
 use crate::streams::{MAX_STREAMS, Page, StreamTable};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 mod clock;
 mod run;
 mod track;
+mod trust;
 
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
@@ -78,6 +80,7 @@ pub(crate) struct Streams {
     sets: Slice<Set>,
     runs: Slice<Run>,
     endpoints: Endpoints,
+    lessons: Lessons,
     index_bits: u32,
     idle: u64,
     rate: TscRate,
@@ -129,6 +132,7 @@ impl Streams {
             sets: arena.slice(count / WAYS, Set::default),
             runs: arena.slice(count, Run::default),
             endpoints: Endpoints::new(count, arena),
+            lessons: Lessons::new(count, rate, arena),
             index_bits: count.trailing_zeros(),
             idle: rate.ticks(IDLE_NS),
             rate,
@@ -235,8 +239,8 @@ impl Streams {
             return self.begin(index, sighting);
         }
         let mark = StreamRef(self.runs[index].mark);
-        let trusted = sighting.policy.is_media_port(sighting.headers.sport);
-        // What only its port vouched for ends when the policy no longer names the port.
+        let trusted = self.is_trusted(sighting);
+        // What only its port vouched for ends when neither policy nor signalling name the port any more.
         let promoted = track.is_proven() || track.is_promoted() && trusted;
         let within = promoted && silent <= self.idle && track.is_within(sighting.rtp.sequence);
         if !within && !whole {
@@ -259,7 +263,10 @@ impl Streams {
                 Stage::Media,
             )
         } else if trusted && !promoted {
-            (track.promoted(&sighting.rtp), Stage::Media)
+            // What came before the lesson goes first.
+            let run = &self.runs[index];
+            let waits = run.era == self.era && !run.waiting.positions().is_empty();
+            (track.promoted(&sighting.rtp), if waits { Stage::Proof } else { Stage::Media })
         } else {
             let run = &mut self.runs[index];
             // A run goes on only to the same peer, and not across a change of policy.
@@ -336,7 +343,7 @@ impl Streams {
 
     /// The entry `index` begins anew with this packet.
     fn begin(&mut self, index: usize, sighting: &Sighting<'_>) -> (StreamRef, Stage) {
-        let trusted = sighting.policy.is_media_port(sighting.headers.sport);
+        let trusted = self.is_trusted(sighting);
         let mark = self.next_mark(index);
         self.runs[index] = Run { waiting: Waiting::default(), era: self.era, mark };
         let clock = clock::by_payload_type(sighting.rtp.payload_type);
@@ -395,10 +402,12 @@ impl Streams {
         endpoints.note_set_up(endpoint(headers), now, |mark| lives(table, runs, *idle, mark, now));
     }
 
-    /// True when a living promoted stream comes from this port or a neighbour: RTCP goes with it.
+    /// True when a living promoted stream comes from this port, a neighbour, or the one that signalling named: RTCP
+    /// goes with it.
     pub fn has_stream(&self, headers: &Headers, now: u64) -> bool {
         let at = endpoint(headers);
-        [Some(at.port), at.port.checked_add(1), at.port.checked_sub(1)]
+        let named = if self.lessons.is_empty() { None } else { self.lessons.media_of(at, now) };
+        [Some(at.port), at.port.checked_add(1), at.port.checked_sub(1), named]
             .into_iter()
             .flatten()
             .any(|port| self.endpoints.has_stream(Endpoint { port, ..at }, |mark| self.lives(mark, now)))

@@ -15,6 +15,7 @@ use tidegate_control::config::{self, Config, node_of};
 use tidegate_control::quantity::Pace;
 use tidegate_dataplane::classify::Classifier;
 use tidegate_dataplane::dpdk::*;
+use tidegate_dataplane::ear::Ear;
 use tidegate_dataplane::guest::{Guest, Rings};
 use tidegate_dataplane::hold::Quota;
 use tidegate_dataplane::lane::{Lane, LaneConfig, LaneShared};
@@ -126,7 +127,8 @@ impl Builder<'_> {
             let policy = PolicySpec::of(guest).compile().map_err(|e| format!(": policy: {e}"))?;
             let classifier = Classifier::new(policy, lane.streams as usize, self.eal.tsc_rate(), arena);
             let gate = ledger.gate();
-            let shared = LaneShared::new(Arc::clone(&gate), classifier.table(), arena);
+            let ear = Ear::new(&guest.sip_ports, lane.mtu.into());
+            let shared = LaneShared::with_ear(Arc::clone(&gate), classifier.table(), ear, arena);
             let vhost = lane.guest_port.trim_start_matches("vdev:").starts_with("net_vhost");
             ledger.add(gate, if vhost { Rings::Stopped } else { Rings::Untold });
             seats.push(LaneSeat { config: lane.clone(), shared });

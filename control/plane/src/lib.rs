@@ -20,6 +20,7 @@ pub mod recorder;
 pub mod report;
 pub mod server;
 pub mod session;
+pub mod signalling;
 pub mod socket;
 pub mod start;
 pub mod tapcheck;

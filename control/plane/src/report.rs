@@ -7,10 +7,11 @@ use std::sync::PoisonError;
 use tidegate_control::config::Source;
 use tidegate_control::protocol::*;
 use tidegate_dataplane::class::{Class, DropReason};
-use tidegate_dataplane::counters::{ClassTotals, Counters};
+use tidegate_dataplane::counters::ClassTotals;
 use tidegate_dataplane::gate::{FENCE, NO_LEASE};
 use tidegate_dataplane::guest::{ClosedEpoch, Rings, Tally};
 use tidegate_dataplane::histogram::{Histogram, Snapshot};
+use tidegate_dataplane::lane::LaneShared;
 use tidegate_dataplane::streams;
 use tidegate_dataplane::tsc::TscRate;
 
@@ -103,12 +104,18 @@ fn frames(totals: &ClassTotals) -> FrameCounts {
     }
 }
 
-fn lane_stats(counters: &Counters, polls: u64) -> LaneStats {
+fn lane_stats(shared: &LaneShared) -> LaneStats {
+    let (counters, ear, polls) = (&shared.counters, &shared.ear, shared.gate.polls());
     let class = |class: &Class| (class.name().into(), frames(&counters.totals(*class)));
     LaneStats {
         frames: frames(&counters.total()),
         classes: Class::ALL.iter().map(class).collect(),
         promotions: counters.promotions.get(),
+        signalling: SignallingCounts {
+            copied: ear.copied.get(),
+            skipped: ear.skipped.get(),
+            lessons: ear.learned.get(),
+        },
         held_mbufs: counters.held_mbufs.get(),
         held_bytes: counters.held_bytes.get(),
         held_bytes_peak: counters.held_bytes_peak.get(),
@@ -130,11 +137,7 @@ pub fn guest_stats(guest: &GuestPlane) -> GuestStats {
         guest: guest.name().into(),
         epochs: guest.with(|ledger| tally(ledger.tally())),
         frames: frames(&sum),
-        lanes: guest
-            .lanes
-            .iter()
-            .map(|lane| lane_stats(&lane.shared.counters, lane.shared.gate.polls()))
-            .collect(),
+        lanes: guest.lanes.iter().map(|lane| lane_stats(&lane.shared)).collect(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Judges a capture by the code that runs on the lcore, and keeps account by flow and by stream.
 
 use super::capture::{self, Captured};
+use super::overheard::Overheard;
 use super::quality::{Arrival, quality};
 use super::report::{FileReport, FlowReport, StreamReport};
 use std::collections::HashMap;
@@ -86,6 +87,8 @@ pub struct Task {
     pub policy: Policy,
     /// Whose output is judged; empty for everybody's, each as if it were the guest.
     pub guests: Vec<IpAddr>,
+    /// Ports of SIP, from which media ports are learned.
+    pub sip_ports: Vec<u16>,
 }
 
 struct Judge<'t> {
@@ -96,6 +99,7 @@ struct Judge<'t> {
     /// Streams whose frames wait under probation, by the position that the classifier was told.
     waiting: HashMap<u64, (Flow, u32)>,
     position: u64,
+    overheard: Overheard,
     report: FileReport,
 }
 
@@ -109,6 +113,7 @@ pub fn judge(path: &Path, task: &Task) -> Result<FileReport, String> {
         streams: HashMap::new(),
         waiting: HashMap::new(),
         position: 0,
+        overheard: Overheard::new(&task.sip_ports, &task.guests),
         report: FileReport { file: path.display().to_string(), ..FileReport::default() },
     };
     let read = capture::read(path, |packet| judge.see(&packet))?;
@@ -130,6 +135,9 @@ impl Judge<'_> {
             protocol: headers.protocol,
         };
         self.report.udp_packets += u64::from(headers.kind == Kind::Udp);
+        for lesson in self.overheard.hear(&headers, packet) {
+            self.classifier.learn(&lesson, packet.at_ns);
+        }
         if !self.task.guests.is_empty() && !self.task.guests.contains(&flow.src) {
             self.report.not_judged += 1;
             return;
@@ -179,12 +187,23 @@ impl Judge<'_> {
                         freed += 1;
                     }
                 }
-                if waiting.positions().len() == 1 { "two-in-order-after-set-up" } else { "three-in-order" }
+                if self.classifier.is_learned(headers, packet.at_ns) {
+                    "sip"
+                } else if waiting.positions().len() == 1 {
+                    "two-in-order-after-set-up"
+                } else {
+                    "three-in-order"
+                }
             }
             Verdict::Bypass
                 if self.task.policy.media_ports.iter().any(|ports| ports.contains(&flow.sport)) =>
             {
                 "media-port"
+            }
+            Verdict::Bypass
+                if decision.class == Class::Rtp && self.classifier.is_learned(headers, packet.at_ns) =>
+            {
+                "sip"
             }
             // Its SSRC proved itself towards another peer.
             Verdict::Bypass if decision.class == Class::Rtp => "known-stream",
@@ -211,6 +230,10 @@ impl Judge<'_> {
             Class::Announce => {
                 self.report.announcements += 1;
                 "announcement"
+            }
+            Class::Udptl => {
+                self.report.udptl += 1;
+                "udptl"
             }
             Class::Rtcp => {
                 let ssrc = headers.payload(packet.bytes).get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok());
@@ -291,6 +314,7 @@ impl Judge<'_> {
         report.flows = flows.into_iter().map(flow).collect();
         let explained = streams.iter().map(|s| s.bypassed + s.rtcp).sum::<u64>()
             + report.announcements
+            + report.udptl
             + report.fragments
             + report.by_policy
             + report.rtcp_outside_streams;
@@ -345,7 +369,7 @@ mod tests {
     }
 
     fn task() -> Task {
-        Task { policy: Policy::default(), guests: Vec::new() }
+        Task { policy: Policy::default(), guests: Vec::new(), sip_ports: vec![5060] }
     }
 
     #[test]

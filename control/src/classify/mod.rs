@@ -2,6 +2,7 @@
 
 pub mod capture;
 mod judge;
+mod overheard;
 mod quality;
 mod report;
 
@@ -31,6 +32,9 @@ pub struct ClassifyArgs {
     /// UDP ports of the guest that carry media for certain, such as 10000-20000; may be given more than once
     #[arg(long, value_name = "PORTS", value_parser = ports)]
     pub media_ports: Vec<(u16, u16)>,
+    /// Ports of SIP, from which media ports are learned; 0 for none
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', default_value = "5060")]
+    pub sip_ports: Vec<u16>,
     /// Each flow as well, not only RTP streams
     #[arg(long)]
     pub flows: bool,
@@ -60,6 +64,7 @@ pub fn main(args: &ClassifyArgs) -> ExitCode {
             ..Policy::default()
         },
         guests: args.guest.clone(),
+        sip_ports: args.sip_ports.iter().copied().filter(|port| *port != 0).collect(),
     };
     let (mut report, mut failed) = (Report::default(), false);
     for path in &args.files {

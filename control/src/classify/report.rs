@@ -35,6 +35,8 @@ pub struct FileReport {
     pub streams: Vec<StreamReport>,
     /// ARP, neighbour discovery, RARP that were let go.
     pub announcements: u64,
+    /// T.38 fax (UDPTL) that was let go, on ports that SIP had named for it.
+    pub udptl: u64,
     /// Later fragments of what was let go.
     pub fragments: u64,
     /// What a policy other than `realtime` lets go beside media.
@@ -68,7 +70,7 @@ pub struct StreamReport {
     pub bypassed: u64,
     /// Number of the packet, from 1, with which it was promoted; `null` for never.
     pub promoted_at: Option<u64>,
-    /// What decided: `three-in-order`, `two-in-order-after-set-up`, `media-port`,
+    /// What decided: `three-in-order`, `two-in-order-after-set-up`, `media-port`, `sip` (the guest named the port),
     /// `known-stream` (its SSRC proved itself towards another peer), `policy`, or `hold`.
     pub rule: &'static str,
     /// RTCP packets let go with it.
@@ -123,6 +125,7 @@ impl FileReport {
             (self.other_links, "of other links than Ethernet: not looked at"),
             (self.not_judged, "not from the guest: not judged"),
             (self.announcements, "announcements (ARP, neighbour discovery) bypass"),
+            (self.udptl, "packets of fax (T.38 UDPTL) bypass on ports that SIP named"),
             (self.fragments, "later fragments bypass with their first one"),
             (self.by_policy, "bypass by the policy's name"),
             (self.looked_like_rtp, "looked like RTP for less than three packets: held"),

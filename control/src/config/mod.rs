@@ -133,6 +133,10 @@ pub struct Guest {
     /// UDP ports that carry media for certain. Default: none; media is found by itself.
     #[serde(default)]
     pub media_ports: Vec<PortRange>,
+    /// Ports of SIP, over UDP and TCP, from which the guest's media ports are learned; at most 8, none: nothing is
+    /// learned. Default: 5060.
+    #[serde(default = "sip_ports")]
+    pub sip_ports: Vec<u16>,
     /// Rules in front of the policy; the first that matches decides. Default: none.
     #[serde(default)]
     pub rules: Vec<Rule>,
@@ -155,6 +159,10 @@ pub struct Guest {
     /// Its NICs, at least one.
     #[serde(rename = "lane")]
     pub lanes: Vec<Lane>,
+}
+
+fn sip_ports() -> Vec<u16> {
+    vec![5060]
 }
 
 fn max_epochs_in_flight() -> usize {
@@ -354,6 +362,7 @@ mod tests {
         let guest = &config.guests[0];
         assert_eq!((guest.mode, guest.leased, guest.policy), (Mode::Open, false, PolicyName::Realtime));
         assert_eq!((guest.max_epochs_in_flight, guest.close_timeout_ms), (64, 20));
+        assert_eq!(guest.sip_ports, [5060]);
         let lane = &guest.lanes[0];
         assert_eq!((lane.hold_frames, lane.hold_bytes, lane.mtu), (32768, Bytes(64 << 20), 1500));
         assert_eq!((lane.pace, lane.verify_checksums, lane.queues), (Pace::None, true, 1));

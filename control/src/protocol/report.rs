@@ -143,6 +143,17 @@ pub struct GuestStats {
     pub lanes: Vec<LaneStats>,
 }
 
+/// What a lane overheard of signalling, and what it was taught.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SignallingCounts {
+    /// Frames copied, in both directions.
+    pub copied: u64,
+    /// Frames that were not: more at once than there is room for.
+    pub skipped: u64,
+    /// Lessons: a port opened, opened again or closed.
+    pub lessons: u64,
+}
+
 /// One lane's counters.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct LaneStats {
@@ -152,6 +163,9 @@ pub struct LaneStats {
     pub classes: BTreeMap<String, FrameCounts>,
     /// Streams that passed their probation.
     pub promotions: u64,
+    /// Signalling overheard.
+    #[serde(default)]
+    pub signalling: SignallingCounts,
     /// Mbufs in the hold queue.
     pub held_mbufs: u64,
     /// Bytes in the hold queue.

@@ -27,6 +27,8 @@ where
         if now >= self.shared.gate.lease() && !self.fenced {
             self.fall_fence();
         }
+        let classifier = &mut self.classifier;
+        self.listener.lessons(|lesson| classifier.learn(&lesson, now));
     }
 
     /// Drains the guest's rings, stamps that with the open epoch, and only then opens the next (I2).

@@ -105,6 +105,9 @@ where
             tally.add(class, len, &self.shared);
             return Self::count_drop(&self.shared, class, reason);
         }
+        if self.listener.listens() {
+            self.listener.hear(&frame, &headers, true);
+        }
         let Decision { verdict, class, media } = self.classifier.judge(&headers, frame.head(), len, now);
         tally.add(class, len, &self.shared);
         let about = Leaving { epoch, received_tsc: now, media, len, class };
