@@ -66,7 +66,7 @@ fn from_guest(rig: &Rig, lane: usize, frame: Vec<u8>) {
 fn to_guest(rig: &Rig, payload: &[u8]) {
     let frame = ip(PEER, GUEST, 0, &udp(PEER, GUEST, [5060, 5060], payload));
     rig.wires[0].to_lane.lock().expect("sound").push_back(frame);
-    let given = || rig.guest_ends[0].from_lane.lock().expect("sound").len() > 0;
+    let given = || !rig.guest_ends[0].from_lane.lock().expect("sound").is_empty();
     assert!(within(Duration::from_secs(5), given), "the guest gets it");
 }
 
