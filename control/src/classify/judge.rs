@@ -398,6 +398,37 @@ mod tests {
         assert_eq!((report.bypassed, report.held, report.bypassed_outside_streams), (53, 0, 0));
     }
 
+    /// An INVITE from 10.0.0.5 that names its port 40000 for this.
+    fn invite(media: &str) -> Vec<u8> {
+        let sip = format!(
+            "INVITE sip:b@x SIP/2.0\r\nFrom: <sip:a@x>;tag=1\r\nTo: <sip:b@x>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n\
+             Content-Type: application/sdp\r\n\r\nv=0\r\nc=IN IP4 10.0.0.5\r\nt=0 0\r\nm={media}\r\n"
+        );
+        udp(5, 5060, sip.as_bytes())
+    }
+
+    #[test]
+    fn what_sip_named_bypasses_from_its_first_packet_and_a_fax_is_told() {
+        let calls = [invite("audio 40000 RTP/AVP 8"), udp(5, 40_000, &rtp(1)), udp(6, 40_000, &rtp(1))];
+        let (_dir, path) = capture(&calls);
+        let fax = [invite("image 40000 udptl t38"), udp(5, 40_000, &[0, 1, 1, 6, 0, 0])];
+        let (_other, fax) = capture(&fax);
+        for guests in [vec![], vec![IpAddr::from([10, 0, 0, 5])]] {
+            let task = Task { guests, ..task() };
+            let report = judge(&path, &task).expect("it is a capture");
+            let [stream] = &report.streams[..] else { panic!("{report:?}") };
+            assert_eq!((stream.bypassed, stream.promoted_at, stream.rule), (1, Some(1), "sip"));
+            let report = judge(&fax, &task).expect("it is a capture");
+            assert_eq!((report.udptl, report.bypassed, report.bypassed_outside_streams), (1, 1, 0));
+        }
+        for other in
+            [Task { sip_ports: vec![], ..task() }, Task { guests: vec![[10, 0, 0, 9].into()], ..task() }]
+        {
+            assert!(judge(&path, &other).expect("it is a capture").streams.is_empty());
+            assert_eq!(judge(&fax, &other).expect("it is a capture").udptl, 0);
+        }
+    }
+
     #[test]
     fn a_file_that_is_cut_or_no_capture_is_told() {
         let (_dir, path) = capture(&[udp(5, 40_000, &rtp(1)), udp(5, 40_000, &rtp(2))]);

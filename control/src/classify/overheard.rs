@@ -41,7 +41,7 @@ impl Overheard {
         for (address, from_guest) in [(headers.src, true), (headers.dst, false)] {
             let Some(name) = self.guest(display_address(address)) else { continue };
             if ours && !self.learners.contains_key(&name) && self.learners.len() < GUESTS {
-                self.learners.insert(name, Learner::new(&self.ports));
+                self.learners.insert(name, Learner::at_home(&self.ports, &self.guests));
             }
             if let Some(learner) = self.learners.get_mut(&name) {
                 learner.hear_frame(packet.bytes, from_guest, packet.at_ns, &mut lessons);

@@ -158,7 +158,7 @@ mod tests {
             frame.extend([8, 0, 0x45, 0]);
             frame.extend((20 + bytes.len() as u16).to_be_bytes());
             frame.extend(id.to_be_bytes());
-            frame.extend((offset as u16 / 8 | u16::from(more) << 13).to_be_bytes());
+            frame.extend(((offset as u16 / 8) | (u16::from(more) << 13)).to_be_bytes());
             frame.extend([64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 9]);
         }
         frame.extend(bytes);

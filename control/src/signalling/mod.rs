@@ -70,13 +70,18 @@ pub struct Learner {
 impl Learner {
     /// For SIP from or to these ports.
     pub fn new(ports: &[u16]) -> Learner {
+        Learner::at_home(ports, &[])
+    }
+
+    /// The same for a guest whose addresses are known, besides those it sends SIP from.
+    pub fn at_home(ports: &[u16], homes: &[IpAddr]) -> Learner {
         Learner {
             ports: ports.to_vec(),
             datagrams: Datagrams::default(),
             sent: Segments::default(),
             received: Segments::default(),
             calls: Calls::default(),
-            homes: VecDeque::new(),
+            homes: homes.iter().copied().take(HOMES).collect(),
         }
     }
 
