@@ -348,6 +348,13 @@ impl Classifier {
         self.streams.learn(lesson, now);
     }
 
+    /// A stream of the lesson's port that has packets waiting and that nobody vouched for before: as if it had just
+    /// proven itself, see [`Verdict::Promote`]. Ask until there is none.
+    pub fn vouched(&mut self, lesson: &Lesson) -> Option<StreamRef> {
+        let media = lesson.open && lesson.what == Learned::Rtp;
+        media.then(|| self.streams.vouched(lesson))?
+    }
+
     /// True when signalling has named the sender's port for RTP.
     pub fn is_learned(&self, headers: &Headers, now: u64) -> bool {
         self.streams.is_learned(headers, Learned::Rtp, now)

@@ -19,7 +19,7 @@ pub const BUFFERS: usize = 256;
 /// Lessons that may be on their way to the lcore.
 pub const LESSONS: usize = 4096;
 /// Lessons that the lcore takes in one poll.
-const LESSONS_A_POLL: usize = 16;
+pub(crate) const LESSONS_A_POLL: usize = 16;
 
 /// What goes through a port that signalling named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -234,22 +234,18 @@ impl Listener {
         let _ = ear.heard[at].push(heard);
     }
 
-    /// What has been taught since, as much as one poll takes.
+    /// True when something has been taught that the lcore has not taken.
     #[inline(always)]
-    pub fn lessons(&mut self, take: impl FnMut(Lesson)) {
-        if self.listens && self.ear.given.load(Ordering::Acquire) != self.taken {
-            self.take_lessons(take);
-        }
+    pub fn is_taught(&self) -> bool {
+        self.listens && self.ear.given.load(Ordering::Acquire) != self.taken
     }
 
-    #[cold]
-    fn take_lessons(&mut self, mut take: impl FnMut(Lesson)) {
-        for _ in 0..LESSONS_A_POLL {
-            let Some(lesson) = self.ear.lessons.pop() else { return };
-            self.taken += 1;
-            self.ear.learned.add(1);
-            take(lesson);
-        }
+    /// The next lesson. One poll takes [`LESSONS_A_POLL`] at most.
+    pub fn lesson(&mut self) -> Option<Lesson> {
+        let lesson = self.ear.lessons.pop()?;
+        self.taken += 1;
+        self.ear.learned.add(1);
+        Some(lesson)
     }
 }
 
@@ -327,19 +323,16 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_takes_a_bounded_number_of_lessons_and_none_is_lost() {
+    fn lessons_come_in_order_and_none_is_lost_or_taken_twice() {
         let (ear, mut listener) = pair(&[5060]);
         for port in 0..40 {
             assert!(ear.teach(lesson(port)));
         }
-        let (mut polls, mut took) = (0, Vec::new());
-        while took.len() < 40 {
-            polls += 1;
-            listener.lessons(|lesson| took.push(lesson.port));
-            assert!(took.len() <= polls * LESSONS_A_POLL);
+        for port in 0..40 {
+            assert!(listener.is_taught());
+            assert_eq!(listener.lesson(), Some(lesson(port)));
         }
-        assert_eq!(took, (0..40).collect::<Vec<u16>>());
-        listener.lessons(|_| panic!("no more"));
+        assert!(!listener.is_taught() && listener.lesson().is_none());
         assert!((0..LESSONS as u16).all(|port| ear.teach(lesson(port))));
         assert!(!ear.teach(lesson(1)), "full");
     }

@@ -42,6 +42,8 @@ pub const IDLE_NS: u64 = 30_000_000_000;
 const LOWEST_PORT: u16 = 1024;
 
 const WAYS: usize = 8;
+/// Streams that began last and are looked at when signalling names their port.
+const BEGUN: usize = 64;
 
 /// What a packet is to its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,9 @@ pub(crate) struct Streams {
     runs: Slice<Run>,
     endpoints: Endpoints,
     lessons: Lessons,
+    /// Marks of the streams that began last, in a circle.
+    begun: [u32; BEGUN],
+    next_begun: usize,
     index_bits: u32,
     idle: u64,
     rate: TscRate,
@@ -133,6 +138,8 @@ impl Streams {
             runs: arena.slice(count, Run::default),
             endpoints: Endpoints::new(count, arena),
             lessons: Lessons::new(count, rate, arena),
+            begun: [0; BEGUN],
+            next_begun: 0,
             index_bits: count.trailing_zeros(),
             idle: rate.ticks(IDLE_NS),
             rate,
@@ -346,6 +353,8 @@ impl Streams {
         let trusted = self.is_trusted(sighting);
         let mark = self.next_mark(index);
         self.runs[index] = Run { waiting: Waiting::default(), era: self.era, mark };
+        self.begun[self.next_begun % BEGUN] = mark;
+        self.next_begun = self.next_begun.wrapping_add(1);
         let clock = clock::by_payload_type(sighting.rtp.payload_type);
         let mut track = Track::new(&sighting.rtp, trusted);
         if clock.is_some() {

@@ -193,7 +193,7 @@ where
 
     /// The stream is media: what it has waiting under probation leaves now, in order.
     #[cold]
-    fn promote(&mut self, stream: StreamRef) {
+    pub(super) fn promote(&mut self, stream: StreamRef) {
         self.shared.counters.promotions.add(1);
         self.dirty = true;
         let shared = &self.shared;

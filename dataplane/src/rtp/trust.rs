@@ -1,7 +1,8 @@
 //! Who vouches for a port, so that its RTP is media from the first packet on: the operator, or the guest's own
 //! signalling. The header check and, once the stream has proven itself, the sequence window hold all the same.
 
-use super::{Sighting, Streams, endpoint, words};
+use super::{Sighting, Streams, Track, endpoint, words};
+use crate::class::StreamRef;
 use crate::ear::{Learned, Lesson};
 use crate::endpoints::Endpoint;
 use crate::wire::Headers;
@@ -20,6 +21,28 @@ impl Streams {
             true => self.lessons.learn(endpoint, lesson.what, now),
             false => self.lessons.forget(endpoint, lesson.what),
         }
+    }
+
+    /// A stream on probation whose packets wait, from the port that this lesson opened; it is promoted by it. Only the
+    /// last ones that began are looked at: media begins when its signalling is under way.
+    pub fn vouched(&mut self, lesson: &Lesson) -> Option<StreamRef> {
+        let address = words(&lesson.address);
+        let waits = |mark: u32| {
+            let index = self.index(mark);
+            let (run, seen) = (&self.runs[index], &self.table.page(index).seen);
+            let waiting = run.mark == mark && run.era == self.era && !run.waiting.positions().is_empty();
+            waiting
+                && (seen.name.get() >> 16) as u16 == lesson.port
+                && (seen.address[0].get(), seen.address[1].get()) == (address[0], address[1])
+                && !Track(seen.track.get()).is_promoted()
+        };
+        let mark = self.begun.iter().copied().find(|mark| *mark != 0 && waits(*mark))?;
+        let seen = &self.table.page(self.index(mark)).seen;
+        let change = seen.version.open();
+        seen.track.set(Track(seen.track.get()).vouched().0);
+        seen.promoted_at.set(seen.packets.get());
+        change.close();
+        Some(StreamRef(mark))
     }
 
     /// True when signalling has named the sender's port for this.
@@ -111,6 +134,31 @@ mod tests {
         bench.teach(40004, Learned::Rtp, true);
         bench.1 += crate::lessons::LIFETIME_NS;
         assert!(matches!(bench.rtp(40004, 1), Verdict::Probation(_)), "after an hour");
+    }
+
+    #[test]
+    fn packets_that_came_before_the_lesson_leave_with_it() {
+        let mut bench = bench();
+        let mut positions = Vec::new();
+        let mut streams = Vec::new();
+        for port in [40000, 40002] {
+            let Verdict::Probation(stream) = bench.rtp(port, 1) else { panic!("no lesson yet") };
+            positions.push(bench.1);
+            streams.push(stream);
+        }
+        let address = Headers::parse(&sample::udp(1, 1, b"x"), 43).src;
+        let lesson = |port, what| Lesson { address, port, what, open: true };
+        for other in [lesson(40004, Learned::Rtp), lesson(40000, Learned::Udptl)] {
+            bench.0.learn(&other, bench.1);
+            assert_eq!(bench.0.vouched(&other), None, "{other:?}");
+        }
+        let lesson = lesson(40000, Learned::Rtp);
+        bench.0.learn(&lesson, bench.1);
+        assert_eq!(bench.0.vouched(&lesson), Some(streams[0]));
+        assert_eq!(bench.0.take_waiting(streams[0]).positions(), [positions[0]]);
+        assert_eq!(bench.0.vouched(&lesson), None, "once");
+        assert_eq!(bench.rtp(40000, 2), Verdict::Bypass);
+        assert!(matches!(bench.rtp(40002, 2), Verdict::Probation(_)), "nobody spoke of this one");
     }
 
     #[test]
