@@ -2,7 +2,6 @@
 
 use crate::guest::{GuestPlane, failure};
 use crate::nap::{NAP, nap};
-use crate::policy::PolicySpec;
 use crate::report;
 use crate::server::Server;
 use crate::session::Session;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_control::config::{OnBackupLost, Source};
+use tidegate_control::config::{OnBackupLost, PolicySpec, Source};
 use tidegate_control::protocol::*;
 use tidegate_dataplane::guest::{Closer, Guest, Mode};
 use tidegate_dataplane::tsc::TscRate;

@@ -4,12 +4,14 @@
 mod check;
 mod flags;
 mod memory;
+mod policy;
 mod rule;
 
 pub use check::{Host, Problem, Problems};
 pub use flags::RunArgs;
 pub use memory::{BYPASS_RESERVE, Lack, Pages, node_of};
-pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict};
+pub use policy::PolicySpec;
+pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict, SsrcRange};
 
 use crate::quantity::{Bytes, Pace};
 use serde::{Deserialize, Serialize};
