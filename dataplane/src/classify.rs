@@ -335,5 +335,9 @@ fn may_be_tcp(headers: &Headers) -> bool {
     }
 }
 
+mod explain;
+
+pub use explain::{Explanation, Found, Reason};
+
 #[cfg(test)]
 mod tests;

@@ -22,9 +22,11 @@ use crate::wire::rtp::Rtp;
 use std::sync::Arc;
 
 mod clock;
+mod look;
 mod run;
 mod track;
 
+pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
 use track::Step;
@@ -212,16 +214,19 @@ impl Streams {
     pub fn see(&mut self, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let address = words(&sighting.headers.src);
         let (set, tag) = self.place(address, sighting.name());
-        let known = (0..WAYS).find(|way| {
+        match self.known(set, tag, address) {
+            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
+            None => self.see_new(set, tag, sighting),
+        }
+    }
+
+    fn known(&self, set: usize, tag: u64, address: [u64; 2]) -> Option<usize> {
+        (0..WAYS).find(|way| {
             let seen = &self.table.page(set * WAYS + way).seen;
             self.sets[set].tags[*way] == tag
                 && seen.address[0].get() == address[0]
                 && seen.address[1].get() == address[1]
-        });
-        match known {
-            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
-            None => self.see_new(set, tag, sighting),
-        }
+        })
     }
 
     /// A packet of a known stream.

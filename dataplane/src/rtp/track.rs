@@ -63,6 +63,16 @@ impl Track {
         self.0 & SETTLED == SETTLED
     }
 
+    /// Packets of the run that is under way.
+    pub fn in_row(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    /// The number that continues the run.
+    pub fn expected(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
     /// Payload type of the last packet.
     pub fn payload_type(self) -> u8 {
         (self.0 >> 48) as u8 & 0x7f
