@@ -24,7 +24,7 @@ fn check(more: &[&str]) -> Output {
 }
 
 /// Every verb that speaks to the plane, with arguments that are good.
-const VERBS: [&[&str]; 20] = [
+const VERBS: [&[&str]; 21] = [
     &["status"],
     &["hello"],
     &["stats"],
@@ -42,6 +42,7 @@ const VERBS: [&[&str]; 20] = [
     &["lease", "--generation", "1", "--term", "1h"],
     &["fence"],
     &["policy", "--name", "hold-all"],
+    &["explain", "--stream", "10.0.0.5:40000"],
     &["subscribe"],
     &["takeover"],
     &["shutdown"],

@@ -73,6 +73,9 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
             value(Streams { streams: guests.flat_map(|guest| report::streams(guest, plane.rate)).collect() })
         }
         Verb::Histograms(asked) => value(report::histograms(plane, &asked)?),
+        Verb::Explain(asked) => {
+            value(report::explain(plane.guest(asked.guest.as_deref())?.1, plane.rate, &asked)?)
+        }
         Verb::Subscribe(asked) => subscribe(server, session, asked),
         Verb::Takeover(which) => {
             let (n, guest) = plane.guest(which.guest.as_deref())?;

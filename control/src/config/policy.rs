@@ -1,6 +1,7 @@
 //! From the policy that a person wrote to the one that an lcore asks.
 
-use super::{Guest, Network, PolicyName, PortRange, Rule, RuleVerdict};
+use super::{Config, Guest, Network, PolicyName, PortRange, Rule, RuleVerdict};
+use std::path::Path;
 use tidegate_dataplane::policy as plane;
 use tidegate_dataplane::policy::{CompiledPolicy, PolicyError};
 
@@ -19,6 +20,12 @@ impl PolicySpec {
     /// As a guest's section says.
     pub fn of(guest: &Guest) -> Self {
         Self { name: guest.policy, media_ports: guest.media_ports.clone(), rules: guest.rules.clone() }
+    }
+
+    /// As the section of `guest` in a file says; without a name, of the only guest there.
+    pub fn read(file: &Path, guest: Option<&str>) -> Result<Self, String> {
+        let config = Config::read(file)?;
+        config.guest(guest).map(Self::of).map_err(|what| format!("{}: {what}", file.display()))
     }
 
     /// Checks it; a lane's lcore asks the result.
