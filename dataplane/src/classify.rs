@@ -340,4 +340,6 @@ mod explain;
 pub use explain::{Explanation, Found, Reason};
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 mod tests;
