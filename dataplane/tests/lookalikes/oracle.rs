@@ -34,9 +34,8 @@ struct Stream {
     peer: (Address, u16),
     next: u16,
     run: u16,
-    /// Highest number of each window that a run has proven: the plane may have forgotten that a port was set up, and
-    /// then waits for a third packet where two are enough here.
-    windows: [Option<u16>; 4],
+    /// Highest number that went, once a run has proven the stream.
+    highest: Option<u16>,
 }
 
 /// See the module's head.
@@ -66,8 +65,9 @@ impl Oracle {
         }
     }
 
-    /// Takes account of the frame, and answers.
-    pub fn may_go(&mut self, frame: &[u8]) -> bool {
+    /// Takes account of the frame, and whether it `goes`, and answers. What went moves the window of its stream, so that
+    /// a plane that is stricter (it may have forgotten that a port was set up) is not left behind.
+    pub fn may_go(&mut self, frame: &[u8], goes: bool) -> bool {
         self.frames += 1;
         if self.frames.is_multiple_of(ROUND) {
             self.set_up.swap(0, 1);
@@ -80,12 +80,12 @@ impl Oracle {
         let Some(rest) = frame.get(14 + 4 * tags..) else { return false };
         match ethertype {
             0x0806 | 0x8035 => rest.len() >= 28 && frame.len() <= 64 + 4 * tags && announces(frame, rest),
-            0x0800 => self.packet(rest),
+            0x0800 => self.packet(rest, goes),
             _ => false,
         }
     }
 
-    fn packet(&mut self, ip: &[u8]) -> bool {
+    fn packet(&mut self, ip: &[u8], goes: bool) -> bool {
         let Some(body) = body(ip) else { return false };
         let name = || Some((ip[12..16].try_into().ok()?, ip[16..20].try_into().ok()?, be16(ip, 4)));
         if be16(ip, 6) & 0x1fff != 0 {
@@ -97,19 +97,19 @@ impl Oracle {
                 fits
             });
         }
-        let goes = udp(ip, body).is_some_and(|udp| self.datagram(&udp));
+        let may_go = udp(ip, body).is_some_and(|udp| self.datagram(&udp, goes));
         if be16(ip, 6) & 0x2000 != 0
             && let Some(name) = name()
         {
             self.begun.remove(&name);
-            if goes {
+            if may_go && goes {
                 self.begun.insert(name, 65_535 - body.len());
             }
         }
-        goes
+        may_go
     }
 
-    fn datagram(&mut self, udp: &Udp<'_>) -> bool {
+    fn datagram(&mut self, udp: &Udp<'_>, goes: bool) -> bool {
         let &[first, second, ..] = udp.payload else { return false };
         let len = udp.payload.len();
         if first & 0xc0 != 0x80 {
@@ -129,14 +129,14 @@ impl Oracle {
             let near = [udp.sport.checked_sub(1), Some(udp.sport), udp.sport.checked_add(1)];
             return whole && near.into_iter().flatten().any(|port| self.proven.contains(&(udp.src, port)));
         }
-        is_rtp(udp.payload) && self.rtp(udp)
+        is_rtp(udp.payload) && self.rtp(udp, goes)
     }
 
     fn sets_up(&mut self, udp: &Udp<'_>) {
         self.set_up[0].insert((udp.src, udp.sport));
     }
 
-    fn rtp(&mut self, udp: &Udp<'_>) -> bool {
+    fn rtp(&mut self, udp: &Udp<'_>, goes: bool) -> bool {
         if udp.sport < 1024 || matches!(udp.src[0], 0 | 127 | 224..) {
             return false;
         }
@@ -146,7 +146,7 @@ impl Oracle {
         let at = slot(udp.src, (udp.sport as u64) << 32 | ssrc as u64);
         let place = (0..8).map(|way| (at + way) % ENTRIES);
         let known = place.clone().find(|at| self.streams[*at].key == key);
-        let free = || place.clone().find(|at| self.streams[*at].windows[0].is_none());
+        let free = || place.clone().find(|at| self.streams[*at].highest.is_none());
         let Some(at) = known.or_else(free) else { return false };
         let is_set_up = self.set_up.iter().any(|ports| ports.contains(&(udp.src, udp.sport)));
         let needed = if is_set_up { 2 } else { 3 };
@@ -155,13 +155,10 @@ impl Oracle {
         if stream.key != key {
             *stream = Stream { key, peer, ..Stream::default() };
         }
-        let mut within = false;
-        for highest in stream.windows.iter_mut().flatten() {
-            let ahead = sequence.wrapping_sub(*highest) as i16;
-            if (-99..3000).contains(&ahead) {
-                within = true;
-                *highest = if ahead > 0 { sequence } else { *highest };
-            }
+        let ahead = stream.highest.map(|highest| sequence.wrapping_sub(highest) as i16);
+        let within = ahead.is_some_and(|ahead| (-99..3000).contains(&ahead));
+        if within && goes && ahead > Some(0) {
+            stream.highest = Some(sequence);
         }
         if udp.first_part {
             // It proves nothing.
@@ -176,13 +173,11 @@ impl Oracle {
             return within;
         }
         (stream.peer, stream.next) = (peer, sequence.wrapping_add(1));
-        if !within && stream.run >= needed {
-            stream.windows.rotate_right(1);
-            stream.windows[0] = Some(sequence);
+        if goes && !within && stream.run >= needed {
+            stream.highest = Some(sequence);
             self.proven.insert((udp.src, udp.sport));
-            within = true;
         }
-        within
+        within || stream.run >= needed
     }
 }
 
