@@ -56,7 +56,9 @@ fn may_go(frame: &[u8], class: Class) -> bool {
     let packet = || Packet::read(h.payload(frame), h.payload_len as usize);
     match class {
         Class::Announce => {
-            arp::is_arp(&h, frame, len) || arp::is_rarp_announcement(&h, frame, len) || icmpv6::is_discovery(&h, frame)
+            arp::is_arp(&h, frame, len)
+                || arp::is_rarp_announcement(&h, frame, len)
+                || icmpv6::is_discovery(&h, frame)
         }
         Class::Rtp => h.kind == Kind::Udp && h.sport >= 1024 && matches!(packet(), Packet::Rtp(_)),
         Class::Rtcp => h.kind == Kind::Udp && matches!(packet(), Packet::Rtcp { .. }),
@@ -84,7 +86,10 @@ fuzz_target!(|data: &[u8]| {
                 let realtime = policy.name == PolicyName::Realtime;
                 assert!(!realtime || may_go(frame, decision.class), "{frame:02x?}");
                 let announces = matches!(explained.found, Found::Announcement);
-                assert!(policy.name != PolicyName::HoldAll || announces && explained.reason == Reason::Announcement);
+                assert!(
+                    policy.name != PolicyName::HoldAll
+                        || announces && explained.reason == Reason::Announcement
+                );
             }
             Verdict::Promote(stream) => {
                 assert!(may_go(frame, decision.class), "{frame:02x?}");
