@@ -120,7 +120,7 @@ impl Frames {
     /// Packet `round` of a true stream.
     pub fn true_packet(&mut self, stream: u64, round: u64) -> &[u8] {
         let (sequence, ssrc) = (round as u16, 0x1111_0000 + stream as u32);
-        self.media(0x80, 8, sequence, round as u32 * 160, ssrc);
+        self.media(0x80, 8, sequence, (round as u32).wrapping_mul(160), ssrc);
         let len = self.udp([10, 0, 0, 2], [10, 9, 9, 9], 40_000 + stream as u16, 5004, 40);
         &self.buffer[..len]
     }
