@@ -178,7 +178,7 @@ impl Frames {
                 self.media(0x80, bits as u8, (bits >> 8) as u16, ssrc, 0x4500_0054);
             }
             Scheme::ReservedType => {
-                let reserved = 64 + (bits % 32) as u8 | bits as u8 & 0x80;
+                let reserved = (64 + (bits % 32) as u8) | bits as u8 & 0x80;
                 self.media(0x80, reserved, sequence, timestamp, ssrc);
                 let len = self.udp(src, dst, sport, dport, 12);
                 // As a report it would set the port up.
@@ -186,7 +186,7 @@ impl Frames {
                 return len;
             }
             Scheme::CutSources => {
-                self.media(0x80 | 1 + (bits % 15) as u8, usual_type, sequence, timestamp, ssrc);
+                self.media(0x80 | (1 + (bits % 15) as u8), usual_type, sequence, timestamp, ssrc);
                 return self.udp(src, dst, sport, dport, 12 + (bits >> 8) as usize % 4);
             }
             Scheme::CutExtension => {

@@ -12,7 +12,7 @@
 //! - true streams go on by the short way all along, so a flood costs them nothing; the process does not grow.
 //!
 //! Deterministic: thread n of two has seed n. `TIDEGATE_LOOKALIKES=1000000000` sets the number of frames of both
-//! together (2e7 without it: 3 s; 1e9: some 3 minutes on two cores; built with `--profile quick`).
+//! together (2e7 without it: 3 s; 1e9: 2 to 7 minutes on two cores; built with `--profile quick`).
 
 mod frames;
 mod oracle;
