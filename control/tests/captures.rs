@@ -244,9 +244,9 @@ fn what_sip_names_is_let_go_from_the_first_packet() {
     let task = Task { policy: Policy::default(), guests, sip_ports: vec![5060] };
     let report = judge_file(&path, &task).unwrap();
     let stream = report.streams.iter().find(|stream| stream.sport == 16756).expect("the gateway's stream");
-    assert_eq!((stream.promoted_at, stream.rule, stream.bypassed), (Some(1), "sip", stream.packets));
+    assert_eq!((stream.promoted_at, stream.rule.as_ref(), stream.bypassed), (Some(1), "sip", stream.packets));
     assert_eq!(report.bypassed_outside_streams, 0);
     let deaf = judge_file(&path, &Task { sip_ports: vec![], ..task }).unwrap();
     let stream = deaf.streams.iter().find(|stream| stream.sport == 16756).expect("the same");
-    assert_eq!((stream.promoted_at, stream.rule), (Some(3), "three-in-order"));
+    assert_eq!((stream.promoted_at, stream.rule.as_ref()), (Some(3), "three-in-order"));
 }

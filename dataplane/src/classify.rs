@@ -169,7 +169,7 @@ impl Classifier {
     /// A frame that rules, or the first fragment of its datagram, may decide about.
     #[inline(never)]
     fn judge_by_rules(&mut self, headers: &Headers, head: &[u8], frame_len: u32, now: u64) -> Decision {
-        let ruled = match self.policy.rule_for(headers) {
+        let ruled = match self.policy.rule_for(headers, head) {
             Some(_) if arp::is_rarp_announcement(headers, head, frame_len) => None,
             ruled => ruled.map(|(_, verdict)| verdict),
         };
@@ -389,5 +389,11 @@ fn may_be_tcp(headers: &Headers) -> bool {
     }
 }
 
+mod explain;
+
+pub use explain::{Explanation, Found, Reason};
+
+#[cfg(test)]
+mod exhaustive;
 #[cfg(test)]
 mod tests;

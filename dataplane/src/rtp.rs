@@ -23,10 +23,12 @@ use crate::wire::rtp::Rtp;
 use std::sync::Arc;
 
 mod clock;
+mod look;
 mod run;
 mod track;
 mod trust;
 
+pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
 use track::Step;
@@ -223,16 +225,19 @@ impl Streams {
     pub fn see(&mut self, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let address = words(&sighting.headers.src);
         let (set, tag) = self.place(address, sighting.name());
-        let known = (0..WAYS).find(|way| {
+        match self.known(set, tag, address) {
+            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
+            None => self.see_new(set, tag, sighting),
+        }
+    }
+
+    fn known(&self, set: usize, tag: u64, address: [u64; 2]) -> Option<usize> {
+        (0..WAYS).find(|way| {
             let seen = &self.table.page(set * WAYS + way).seen;
             self.sets[set].tags[*way] == tag
                 && seen.address[0].get() == address[0]
                 && seen.address[1].get() == address[1]
-        });
-        match known {
-            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
-            None => self.see_new(set, tag, sighting),
-        }
+        })
     }
 
     /// A packet of a known stream.
@@ -273,7 +278,8 @@ impl Streams {
             // What came before the lesson goes first.
             let run = &self.runs[index];
             let waits = run.era == self.era && !run.waiting.positions().is_empty();
-            (track.promoted(&sighting.rtp), if waits { Stage::Proof } else { Stage::Media })
+            let track = self.vouch(track.promoted(&sighting.rtp), sighting);
+            (track, if waits { Stage::Proof } else { Stage::Media })
         } else {
             let run = &mut self.runs[index];
             // A run goes on only to the same peer, and not across a change of policy.
@@ -357,6 +363,9 @@ impl Streams {
         self.next_begun = self.next_begun.wrapping_add(1);
         let clock = clock::by_payload_type(sighting.rtp.payload_type);
         let mut track = Track::new(&sighting.rtp, trusted);
+        if trusted {
+            track = self.vouch(track, sighting);
+        }
         if clock.is_some() {
             track = track.with_clock();
         }

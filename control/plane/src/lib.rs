@@ -15,7 +15,6 @@ pub mod nap;
 pub mod notify;
 pub mod pauses;
 pub mod plane;
-pub mod policy;
 pub mod recorder;
 pub mod report;
 pub mod server;

@@ -10,7 +10,7 @@ use tidegate_dataplane::wire::{Headers, Kind, display_address};
 const GUESTS: usize = 1024;
 
 /// Who learns from a capture.
-pub(super) struct Overheard {
+pub(crate) struct Overheard {
     ports: Vec<u16>,
     guests: Vec<IpAddr>,
     learners: HashMap<IpAddr, Learner>,

@@ -4,12 +4,15 @@
 mod check;
 mod flags;
 mod memory;
+mod policy;
 mod rule;
 
 pub use check::{Host, Problem, Problems};
 pub use flags::RunArgs;
 pub use memory::{BYPASS_RESERVE, Lack, Pages, node_of};
-pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict};
+pub use policy::PolicySpec;
+pub(crate) use rule::ssrc;
+pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict, SsrcRange};
 
 use crate::quantity::{Bytes, Pace};
 use serde::{Deserialize, Serialize};
@@ -331,6 +334,19 @@ impl Config {
         let config: Config = toml::from_str(text).map_err(|e| format!("{origin}: {e}"))?;
         config.check().map_err(|problems| format!("{origin}: {problems}"))?;
         Ok(config)
+    }
+
+    /// The guest meant by `name`; without one, the only guest.
+    pub fn guest(&self, name: Option<&str>) -> Result<&Guest, String> {
+        let names = || self.guests.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(", ");
+        match (name, &self.guests[..]) {
+            (None, [guest]) => Ok(guest),
+            (None, _) => Err(format!("it has several guests, say which: {}", names())),
+            (Some(name), guests) => guests
+                .iter()
+                .find(|guest| guest.name == name)
+                .ok_or_else(|| format!("it has no guest `{name}`; there are {}", names())),
+        }
     }
 
     /// The CPUs that run lanes, rising.

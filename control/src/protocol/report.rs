@@ -263,6 +263,8 @@ pub struct StreamReport {
     pub state: String,
     /// Number of the packet at which it was promoted, from 1.
     pub promoted_at: Option<u64>,
+    /// SIP named its port before it had proven itself.
+    pub named_by_sip: bool,
     /// Packets taken from the guest.
     pub packets: u64,
     /// Packets that did not wait for a commit.
@@ -287,6 +289,16 @@ pub struct StreamReport {
     pub delta_max_ms: f64,
     /// Spread of one-way delays (RFC 5481, 4.2), milliseconds.
     pub delay_variation_ms: f64,
+    /// Share of the packets that a playout buffer of 60 ms could not play, per cent. `null` where the delays spread
+    /// wider: the lcore keeps their extremes only, and `tidegate classify` on a capture tells more.
+    pub unplayed_percent_60: Option<f64>,
+    /// The same of 200 ms.
+    pub unplayed_percent_200: Option<f64>,
+    /// R of the E-model (G.107) for G.711 with concealment behind a buffer that is just deep enough for every packet
+    /// that came: its delay is `delay_variation_ms`, and only what is lost is lost.
+    pub r: f64,
+    /// The mean opinion score that it stands for.
+    pub mos: f64,
 }
 
 /// Answer to `histograms`.

@@ -14,6 +14,11 @@ impl Streams {
             || self.is_learned(sighting.headers, Learned::Rtp, sighting.now)
     }
 
+    /// Notes who vouched for a stream that is promoted by its port.
+    pub(super) fn vouch(&self, track: Track, sighting: &Sighting<'_>) -> Track {
+        if sighting.policy.is_media_port(sighting.headers.sport) { track } else { track.named() }
+    }
+
     /// What signalling said.
     pub fn learn(&mut self, lesson: &Lesson, now: u64) {
         let endpoint = Endpoint { address: words(&lesson.address), port: lesson.port };
