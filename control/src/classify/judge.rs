@@ -447,7 +447,8 @@ mod tests {
         let rules = vec![rule(RuleVerdict::Bypass, 5, 53), rule(RuleVerdict::Refuse, 5, 54)];
         let media = Rule { ssrc: Some(0xcafe_babe..=0xcafe_babe), ..Rule::new(RuleVerdict::Bypass) };
         let policy = Policy { rules: [rules, vec![media]].concat(), ..Policy::default() };
-        let report = judge(&path, &Task { policy, guests: Vec::new(), sip_ports: vec![5060] }).expect("it is a capture");
+        let report = judge(&path, &Task { policy, guests: Vec::new(), sip_ports: vec![5060] })
+            .expect("it is a capture");
         assert_eq!((report.bypassed, report.held, report.refused, report.by_rules), (12, 0, 1, 1));
         assert_eq!(report.bypassed_outside_streams, 0);
         let streams: Vec<_> = report.streams.iter().map(|s| (&*s.rule, s.bypassed, s.by_rules)).collect();
@@ -465,7 +466,8 @@ mod tests {
         assert!(text.contains("rule 3"), "{text}");
         let hold = Rule { ssrc: Some(0..=u32::MAX), ..Rule::new(RuleVerdict::Hold) };
         let policy = Policy { rules: vec![hold], ..Policy::default() };
-        let report = judge(&path, &Task { policy, guests: Vec::new(), sip_ports: vec![5060] }).expect("it is a capture");
+        let report = judge(&path, &Task { policy, guests: Vec::new(), sip_ports: vec![5060] })
+            .expect("it is a capture");
         assert_eq!((report.bypassed, report.held, report.streams[0].rule.as_ref()), (0, 13, "rule 1"));
     }
 
