@@ -8,6 +8,8 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod hlog;
 pub mod protocol;
 pub mod quantity;
+pub mod signalling;

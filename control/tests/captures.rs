@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use tidegate_control::classify::capture;
+use tidegate_control::classify::{Task, capture, judge as judge_file};
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::class::{Class, Decision, Verdict};
 use tidegate_dataplane::classify::Classifier;
@@ -229,4 +229,24 @@ fn under_hold_all_only_the_planes_announcement_passes() {
             );
         }
     }
+}
+
+/// The gateway of the fax call sends its media from another address than its SIP.
+#[test]
+fn what_sip_names_is_let_go_from_the_first_packet() {
+    let Some(folder) = folder() else { return };
+    let guests: Vec<IpAddr> = ["10.35.60.72", "10.23.1.52"].map(|text| text.parse().unwrap()).into();
+    let path = folder.join("FAX-Call-t38-CA-TDM-SIP-FB-1.pcap");
+    if !path.is_file() {
+        eprintln!("SKIPPED: no {}", path.display());
+        return;
+    }
+    let task = Task { policy: Policy::default(), guests, sip_ports: vec![5060] };
+    let report = judge_file(&path, &task).unwrap();
+    let stream = report.streams.iter().find(|stream| stream.sport == 16756).expect("the gateway's stream");
+    assert_eq!((stream.promoted_at, stream.rule.as_ref(), stream.bypassed), (Some(1), "sip", stream.packets));
+    assert_eq!(report.bypassed_outside_streams, 0);
+    let deaf = judge_file(&path, &Task { sip_ports: vec![], ..task }).unwrap();
+    let stream = deaf.streams.iter().find(|stream| stream.sport == 16756).expect("the same");
+    assert_eq!((stream.promoted_at, stream.rule.as_ref()), (Some(3), "three-in-order"));
 }

@@ -24,7 +24,7 @@ fn check(more: &[&str]) -> Output {
 }
 
 /// Every verb that speaks to the plane, with arguments that are good.
-const VERBS: [&[&str]; 20] = [
+const VERBS: [&[&str]; 21] = [
     &["status"],
     &["hello"],
     &["stats"],
@@ -42,6 +42,7 @@ const VERBS: [&[&str]; 20] = [
     &["lease", "--generation", "1", "--term", "1h"],
     &["fence"],
     &["policy", "--name", "hold-all"],
+    &["explain", "--stream", "10.0.0.5:40000"],
     &["subscribe"],
     &["takeover"],
     &["shutdown"],
@@ -135,4 +136,100 @@ fn a_check_finds_what_run_would_refuse() {
         assert!(output.status.code() == Some(2) && said.contains(wanted), "{wire}: {output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
     }
+}
+
+/// ARP, then a UDP datagram to port 53 from 10.0.0.5, as pcap.
+fn capture() -> Vec<u8> {
+    let mut arp = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1];
+    arp.resize(60, 0);
+    let mut dns = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    dns.extend([10, 0, 0, 5, 10, 0, 0, 9, 0x9c, 0x40, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    for frame in [arp, dns] {
+        for word in [1000, 0, frame.len() as u32, frame.len() as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    file
+}
+
+/// Two guests, of which `pbx` lets DNS go by its second rule.
+const GUESTS: &str = r#"
+    [[guest]]
+    name = "web"
+    policy = "hold-all"
+    [[guest.lane]]
+    guest_port = "net_vhost0,iface=/run/t/w.sock"
+    wire_port = "net_null0"
+    lcore = 1
+    [[guest]]
+    name = "pbx"
+    rules = [
+        { ssrc = "0xcafe0000-0xcafeffff", verdict = "hold" },
+        { protocol = "udp", dst_ports = 53, verdict = "bypass" },
+    ]
+    [[guest.lane]]
+    guest_port = "net_vhost1,iface=/run/t/p.sock"
+    wire_port = "net_null1"
+    lcore = 1
+"#;
+
+#[test]
+fn a_guests_own_rules_are_tried_on_a_capture_and_a_frame_of_it_is_explained() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (capture_at, config) = (dir.path().join("c.pcap"), dir.path().join("t.toml"));
+    std::fs::write(&capture_at, capture()).expect("written");
+    std::fs::write(&config, GUESTS).expect("written");
+    let (capture_at, config) = (capture_at.display().to_string(), config.display().to_string());
+    let classify =
+        |more: &[&str]| tidegate(&[&["classify", &capture_at, "--json", "--flows"], more].concat());
+    let counted = |output: &Output| {
+        let file = answer(output)["files"][0].clone();
+        (file["bypassed"].clone(), file["held"].clone(), file["by_rules"].clone())
+    };
+    assert_eq!(counted(&classify(&[])), (json!(1), json!(1), json!(0)), "ARP alone");
+    let of_pbx = ["--config", &config, "--guest-name", "pbx"];
+    assert_eq!(counted(&classify(&of_pbx)), (json!(2), json!(0), json!(1)));
+    let of_web = ["--config", &config, "--guest-name", "web"];
+    assert_eq!(counted(&classify(&of_web)), (json!(0), json!(2), json!(0)));
+    let which = classify(&["--config", &config]);
+    assert_eq!(which.status.code(), Some(2), "{which:?}");
+    assert!(answer(&which)["error"]["desc"].as_str().is_some_and(|desc| desc.contains("web, pbx")));
+    let table = tidegate(&[&["classify", &capture_at][..], &of_pbx].concat());
+    assert!(String::from_utf8_lossy(&table.stdout).contains("1 bypass by the operator's rules"), "{table:?}");
+
+    let second = format!("{capture_at}:2");
+    let explain = |more: &[&str]| tidegate(&[&["explain", "--frame", &second], more].concat());
+    let told = answer(&explain(&["--config", &config, "--guest", "pbx", "--json"]));
+    assert_eq!(
+        (&told["verdict"], &told["decided_by"], &told["rule"]),
+        (&json!("bypass"), &json!("rule"), &json!(2))
+    );
+    assert_eq!(told["judged_before"], 1);
+    let told = explain(&[]);
+    let text = String::from_utf8_lossy(&told.stdout);
+    assert!(text.contains("verdict: hold, decided by policy") && text.contains("10.0.0.5:40000"), "{text}");
+}
+
+#[test]
+fn explain_refuses_what_it_cannot_have_and_says_what_to_write() {
+    for (arguments, said) in [
+        (vec!["explain", "--json"], "--stream"),
+        (vec!["explain", "--frame", "xyz", "--json"], "in hex"),
+        (vec!["explain", "--frame", "/nowhere.pcap:1", "--json"], "nowhere"),
+        (vec!["explain", "--frame", "@/nowhere", "--json"], "nowhere"),
+        (vec!["explain", "--stream", "10.0.0.5", "--json"], "10.0.0.5:40000"),
+        (vec!["explain", "--stream", "10.0.0.5:1", "--frame", "00", "--json"], "cannot be used with"),
+        (vec!["explain", "--stream", "10.0.0.5:1", "--policy", "hold-all", "--json"], "cannot be used with"),
+    ] {
+        let output = tidegate(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let desc = answer(&output)["error"]["desc"].clone();
+        assert!(desc.as_str().is_some_and(|desc| desc.contains(said)), "{arguments:?}: {desc}");
+    }
+    let help = tidegate(&["explain", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("The answer marks the step that decided"));
+    let script = String::from_utf8_lossy(&tidegate(&["completion", "bash"]).stdout).into_owned();
+    assert!(script.contains("explain") && script.contains("--media-ports"), "completion knows it");
 }

@@ -11,6 +11,8 @@ pub enum Class {
     Rtp,
     /// RTCP that belongs to such a stream.
     Rtcp,
+    /// T.38 fax on a port that signalling named for it.
+    Udptl,
     /// TCP.
     Tcp,
     /// UDP that is not (yet) media.
@@ -25,10 +27,11 @@ pub enum Class {
 
 impl Class {
     /// All classes, by their number.
-    pub const ALL: [Class; 8] = [
+    pub const ALL: [Class; 9] = [
         Class::Announce,
         Class::Rtp,
         Class::Rtcp,
+        Class::Udptl,
         Class::Tcp,
         Class::Udp,
         Class::Ip,
@@ -42,6 +45,7 @@ impl Class {
             Class::Announce => "announce",
             Class::Rtp => "rtp",
             Class::Rtcp => "rtcp",
+            Class::Udptl => "udptl",
             Class::Tcp => "tcp",
             Class::Udp => "udp",
             Class::Ip => "ip",

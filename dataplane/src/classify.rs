@@ -12,12 +12,14 @@
 
 use crate::arena::Arena;
 use crate::class::{Class, Decision, Media, StreamRef, Verdict};
+use crate::ear::{Learned, Lesson};
 use crate::fragments::{Fate, Fragments};
 use crate::policy::{CompiledPolicy, PolicyName, RuleVerdict};
 use crate::port::Frame;
 use crate::rtp::{Aim, Sighting, Stage, Streams, Waiting};
 use crate::streams::StreamTable;
 use crate::tsc::TscRate;
+use crate::udptl;
 use crate::wire::express::Express;
 use crate::wire::rtp::{Packet, Rtp};
 use crate::wire::{Headers, Kind, arp, icmpv6, ipv6};
@@ -175,10 +177,10 @@ impl Classifier {
                         return Decision { verdict: Verdict::Bypass, class: Class::Rtp, media: Some(media) };
                     }
                     Some(stream) => Sight::media(stream, Stage::Media, &rtp),
-                    None => self.see_rtp(headers, rtp, now),
+                    None => self.see_rtp(headers, head, rtp, now),
                 },
-                Packet::Other => Sight::held(Class::Udp),
-                packet => self.see_companion(packet, headers, now),
+                Packet::Other => self.see_fax(headers, head, now),
+                packet => self.see_companion(packet, headers, head, now),
             },
             kind => self.see_rare(kind, headers, head, frame_len),
         };
@@ -188,7 +190,7 @@ impl Classifier {
     /// A frame that rules, or the first fragment of its datagram, may decide about.
     #[inline(never)]
     fn judge_by_rules(&mut self, headers: &Headers, head: &[u8], frame_len: u32, now: u64) -> Decision {
-        let ruled = match self.policy.rule_for(headers) {
+        let ruled = match self.policy.rule_for(headers, head) {
             Some(_) if arp::is_rarp_announcement(headers, head, frame_len) => None,
             ruled => ruled.map(|(_, verdict)| verdict),
         };
@@ -245,14 +247,46 @@ impl Classifier {
 
     fn see_udp(&mut self, headers: &Headers, head: &[u8], now: u64) -> Sight {
         match self.read_udp(headers, head) {
-            Packet::Rtp(rtp) => self.see_rtp(headers, rtp, now),
-            Packet::Other => Sight::held(Class::Udp),
-            packet => self.see_companion(packet, headers, now),
+            Packet::Rtp(rtp) => self.see_rtp(headers, head, rtp, now),
+            Packet::Other => self.see_fax(headers, head, now),
+            packet => self.see_companion(packet, headers, head, now),
         }
     }
 
+    /// T.38 passes where signalling said so, and nowhere else.
+    #[inline(always)]
+    fn see_fax(&self, headers: &Headers, head: &[u8], now: u64) -> Sight {
+        if self.streams.fax_is_learned() && self.is_fax(headers, head, now) {
+            Sight::passed(Class::Udptl)
+        } else {
+            Sight::held(Class::Udp)
+        }
+    }
+
+    /// A fax of some length counts its packets into the first bytes of RTP and RTCP. Where a call and its fax share a
+    /// port, those win.
+    #[inline(always)]
+    fn is_only_fax(&self, headers: &Headers, head: &[u8], now: u64) -> bool {
+        self.streams.fax_is_learned()
+            && !self.streams.is_learned(headers, Learned::Rtp, now)
+            && self.is_fax(headers, head, now)
+    }
+
+    #[cold]
+    fn is_fax(&self, headers: &Headers, head: &[u8], now: u64) -> bool {
+        let whole = !headers.is_fragment() && !headers.surplus && headers.final_dst_at == 0;
+        let payload = headers.payload(head);
+        whole
+            && payload.len() == headers.payload_len as usize
+            && self.streams.is_learned(headers, Learned::Udptl, now)
+            && udptl::is_packet(payload)
+    }
+
     #[inline(never)]
-    fn see_rtp(&mut self, headers: &Headers, rtp: Rtp, now: u64) -> Sight {
+    fn see_rtp(&mut self, headers: &Headers, head: &[u8], rtp: Rtp, now: u64) -> Sight {
+        if self.is_only_fax(headers, head, now) {
+            return Sight::passed(Class::Udptl);
+        }
         match self.streams.see(&Sighting { headers, rtp, policy: &self.policy, now }) {
             Some((stream, stage)) => Sight::media(stream, stage, &rtp),
             None => Sight::held(Class::Udp),
@@ -261,7 +295,10 @@ impl Classifier {
 
     /// What shares a port with media.
     #[inline(never)]
-    fn see_companion(&mut self, packet: Packet, headers: &Headers, now: u64) -> Sight {
+    fn see_companion(&mut self, packet: Packet, headers: &Headers, head: &[u8], now: u64) -> Sight {
+        if self.is_only_fax(headers, head, now) {
+            return Sight::passed(Class::Udptl);
+        }
         if headers.is_fragment() {
             return Sight::held(Class::Udp);
         }
@@ -327,6 +364,23 @@ impl Classifier {
         self.streams.departed(media, now);
     }
 
+    /// What signalling said of a port of the guest, at `now`.
+    pub fn learn(&mut self, lesson: &Lesson, now: u64) {
+        self.streams.learn(lesson, now);
+    }
+
+    /// A stream of the lesson's port that has packets waiting and that nobody vouched for before: as if it had just
+    /// proven itself, see [`Verdict::Promote`]. Ask until there is none.
+    pub fn vouched(&mut self, lesson: &Lesson) -> Option<StreamRef> {
+        let media = lesson.open && lesson.what == Learned::Rtp;
+        media.then(|| self.streams.vouched(lesson))?
+    }
+
+    /// True when signalling has named the sender's port for RTP.
+    pub fn is_learned(&self, headers: &Headers, now: u64) -> bool {
+        self.streams.is_learned(headers, Learned::Rtp, now)
+    }
+
     /// An epoch was closed: a datagram that began in it is not continued in the next one.
     pub fn epoch_closed(&mut self) {
         self.fragments.forget();
@@ -356,5 +410,11 @@ fn may_be_tcp(headers: &Headers) -> bool {
     }
 }
 
+mod explain;
+
+pub use explain::{Explanation, Found, Reason};
+
+#[cfg(test)]
+mod exhaustive;
 #[cfg(test)]
 mod tests;

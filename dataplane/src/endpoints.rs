@@ -1,7 +1,7 @@
 //! What a guest's own address and port has shown: that media is set up there (STUN, DTLS, RTCP), and which
 //! promoted streams it sends. Asked off the usual way only: for a stream on probation, and for RTCP.
 //!
-//! Ports that signalling names belong beside it: the same key, asked at the same places.
+//! What signalling said of a port stands beside it, in [`crate::lessons`]: traffic cannot displace that.
 
 use crate::arena::{Arena, Slice};
 

@@ -169,6 +169,8 @@ pub struct Rule {
     pub vlan: Option<u16>,
     /// Differentiated services code point.
     pub dscp: Option<u8>,
+    /// Synchronisation source of RTP, or of RTCP's sender. Matches nothing that fails the check of either header.
+    pub ssrc: Option<RangeInclusive<u32>>,
     /// What becomes of such a frame.
     pub verdict: RuleVerdict,
 }
@@ -184,6 +186,7 @@ impl Rule {
             dport: None,
             vlan: None,
             dscp: None,
+            ssrc: None,
             verdict,
         }
     }
@@ -305,6 +308,14 @@ impl Rule {
                 return Err("ports are matched of TCP (6) and UDP (17) only");
             }
         }
+        if let Some(range) = &self.ssrc {
+            if range.is_empty() {
+                return Err("an SSRC range is empty; write the lower one first");
+            }
+            if self.protocol.is_some_and(|protocol| protocol != 17) {
+                return Err("an SSRC is matched of UDP (17) only");
+            }
+        }
         for prefix in [self.src, self.dst].into_iter().flatten() {
             if !prefix.is_valid() {
                 return Err("a prefix has bits behind its length, or is longer than its address");
@@ -323,7 +334,8 @@ impl Rule {
         match self.src.or(self.dst) {
             Some(prefix) if prefix.address.is_ipv4() => 0b010,
             Some(_) => 0b100,
-            None if self.protocol.is_some() || self.dscp.is_some() || self.has_ports() => 0b110,
+            None if self.protocol.is_some() || self.dscp.is_some() => 0b110,
+            None if self.has_ports() || self.ssrc.is_some() => 0b110,
             None => 0b111,
         }
     }

@@ -12,20 +12,24 @@
 use crate::arena::{Arena, Slice};
 use crate::class::{Media, StreamRef};
 use crate::endpoints::{Endpoint, Endpoints};
+use crate::lessons::Lessons;
 use crate::policy::CompiledPolicy;
 use crate::quality::{MAX_DROPOUT, MAX_MISORDER, Sent};
 use crate::streams::{MAX_STREAMS, Page, StreamTable};
 use crate::tsc::TscRate;
 use crate::wire::Headers;
-use crate::wire::express::Express;
 use crate::wire::rtp::Rtp;
-use std::hint::black_box;
 use std::sync::Arc;
 
+mod aim;
 mod clock;
+mod look;
 mod run;
 mod track;
+mod trust;
 
+pub(crate) use aim::Aim;
+pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
 use track::Step;
@@ -41,6 +45,8 @@ pub const IDLE_NS: u64 = 30_000_000_000;
 const LOWEST_PORT: u16 = 1024;
 
 const WAYS: usize = 8;
+/// Streams that began last and are looked at when signalling names their port.
+const BEGUN: usize = 64;
 
 /// What a packet is to its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,23 +78,6 @@ struct Set {
     tags: [u64; WAYS],
 }
 
-/// Where the stream of a packet is looked for, ahead of the packet's turn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Aim {
-    name: u64,
-    tag: u64,
-    /// Index of the first of the set, then of the stream.
-    at: usize,
-}
-
-impl Aim {
-    /// Index of the stream that was found.
-    #[inline(always)]
-    pub fn index(&self) -> usize {
-        self.at
-    }
-}
-
 /// The streams of one lane, for its lcore.
 #[derive(Debug)]
 pub(crate) struct Streams {
@@ -96,6 +85,10 @@ pub(crate) struct Streams {
     sets: Slice<Set>,
     runs: Slice<Run>,
     endpoints: Endpoints,
+    lessons: Lessons,
+    /// Marks of the streams that began last, in a circle.
+    begun: [u32; BEGUN],
+    next_begun: usize,
     index_bits: u32,
     idle: u64,
     rate: TscRate,
@@ -106,16 +99,6 @@ pub(crate) struct Streams {
 fn words(bytes: &[u8; 16]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
-}
-
-/// The second of the [`words`] of an IPv4-mapped address whose last four bytes are `address`.
-#[inline(always)]
-fn mapped_low(address: u32) -> u64 {
-    if cfg!(target_endian = "little") {
-        (address as u64) << 32 | 0xffff_0000
-    } else {
-        0xffff_0000_0000 | address as u64
-    }
 }
 
 /// SSRC, the guest's port, the peer's port.
@@ -147,6 +130,9 @@ impl Streams {
             sets: arena.slice(count / WAYS, Set::default),
             runs: arena.slice(count, Run::default),
             endpoints: Endpoints::new(count, arena),
+            lessons: Lessons::new(count, rate, arena),
+            begun: [0; BEGUN],
+            next_begun: 0,
             index_bits: count.trailing_zeros(),
             idle: rate.ticks(IDLE_NS),
             rate,
@@ -179,35 +165,6 @@ impl Streams {
         Some(self.note_usual(index, rtp, now))
     }
 
-    /// Where the stream of a packet would be that was read the short way. The memory is asked for, and not waited for.
-    #[inline(always)]
-    pub fn aim(&self, express: &Express) -> Aim {
-        let Express { rtp, sport, dport, .. } = express;
-        let name = (rtp.ssrc as u64) << 32 | (*sport as u64) << 16 | *dport as u64;
-        let (set, tag) = self.place([0, mapped_low(express.src)], name);
-        black_box(self.sets[set].tags[0]);
-        Aim { name, tag, at: set * WAYS }
-    }
-
-    /// Finds the way of the stream; false if there is none. Asks for the memory of its page.
-    #[inline(always)]
-    pub fn find(&self, aim: &mut Aim) -> bool {
-        let Some(way) = self.sets[aim.at / WAYS].tags.iter().position(|found| *found == aim.tag) else {
-            return false;
-        };
-        aim.at += way;
-        let Page { seen, sent } = self.table.page(aim.at);
-        black_box((seen.version.mark(), sent.mark()));
-        true
-    }
-
-    /// True if the packet is the usual one of the stream that was found for it, whatever came between.
-    #[inline(always)]
-    pub fn is_usual_express(&self, aim: &Aim, express: &Express, now: u64) -> bool {
-        let address = [0, mapped_low(express.src)];
-        self.is_usual(aim.at, address, aim.name, mapped_low(express.dst), express.rtp.sequence, now)
-    }
-
     #[inline(always)]
     fn find_usual(
         &self,
@@ -224,7 +181,7 @@ impl Streams {
     }
 
     #[inline(always)]
-    fn is_usual(
+    pub(super) fn is_usual(
         &self,
         index: usize,
         address: [u64; 2],
@@ -263,16 +220,19 @@ impl Streams {
     pub fn see(&mut self, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let address = words(&sighting.headers.src);
         let (set, tag) = self.place(address, sighting.name());
-        let known = (0..WAYS).find(|way| {
+        match self.known(set, tag, address) {
+            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
+            None => self.see_new(set, tag, sighting),
+        }
+    }
+
+    fn known(&self, set: usize, tag: u64, address: [u64; 2]) -> Option<usize> {
+        (0..WAYS).find(|way| {
             let seen = &self.table.page(set * WAYS + way).seen;
             self.sets[set].tags[*way] == tag
                 && seen.address[0].get() == address[0]
                 && seen.address[1].get() == address[1]
-        });
-        match known {
-            Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
-            None => self.see_new(set, tag, sighting),
-        }
+        })
     }
 
     /// A packet of a known stream.
@@ -286,8 +246,8 @@ impl Streams {
             return self.begin(index, sighting);
         }
         let mark = StreamRef(self.runs[index].mark);
-        let trusted = sighting.policy.is_media_port(sighting.headers.sport);
-        // What only its port vouched for ends when the policy no longer names the port.
+        let trusted = self.is_trusted(sighting);
+        // What only its port vouched for ends when neither policy nor signalling name the port any more.
         let promoted = track.is_proven() || track.is_promoted() && trusted;
         let within = promoted && silent <= self.idle && track.is_within(sighting.rtp.sequence);
         if !within && !whole {
@@ -310,7 +270,11 @@ impl Streams {
                 Stage::Media,
             )
         } else if trusted && !promoted {
-            (track.promoted(&sighting.rtp), Stage::Media)
+            // What came before the lesson goes first.
+            let run = &self.runs[index];
+            let waits = run.era == self.era && !run.waiting.positions().is_empty();
+            let track = self.vouch(track.promoted(&sighting.rtp), sighting);
+            (track, if waits { Stage::Proof } else { Stage::Media })
         } else {
             let run = &mut self.runs[index];
             // A run goes on only to the same peer, and not across a change of policy.
@@ -387,11 +351,16 @@ impl Streams {
 
     /// The entry `index` begins anew with this packet.
     fn begin(&mut self, index: usize, sighting: &Sighting<'_>) -> (StreamRef, Stage) {
-        let trusted = sighting.policy.is_media_port(sighting.headers.sport);
+        let trusted = self.is_trusted(sighting);
         let mark = self.next_mark(index);
         self.runs[index] = Run { waiting: Waiting::default(), era: self.era, mark };
+        self.begun[self.next_begun % BEGUN] = mark;
+        self.next_begun = self.next_begun.wrapping_add(1);
         let clock = clock::by_payload_type(sighting.rtp.payload_type);
         let mut track = Track::new(&sighting.rtp, trusted);
+        if trusted {
+            track = self.vouch(track, sighting);
+        }
         if clock.is_some() {
             track = track.with_clock();
         }
@@ -446,10 +415,12 @@ impl Streams {
         endpoints.note_set_up(endpoint(headers), now, |mark| lives(table, runs, *idle, mark, now));
     }
 
-    /// True when a living promoted stream comes from this port or a neighbour: RTCP goes with it.
+    /// True when a living promoted stream comes from this port, a neighbour, or the one that signalling named: RTCP
+    /// goes with it.
     pub fn has_stream(&self, headers: &Headers, now: u64) -> bool {
         let at = endpoint(headers);
-        [Some(at.port), at.port.checked_add(1), at.port.checked_sub(1)]
+        let named = if self.lessons.is_empty() { None } else { self.lessons.media_of(at, now) };
+        [Some(at.port), at.port.checked_add(1), at.port.checked_sub(1), named]
             .into_iter()
             .flatten()
             .any(|port| self.endpoints.has_stream(Endpoint { port, ..at }, |mark| self.lives(mark, now)))

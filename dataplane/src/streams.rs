@@ -207,6 +207,8 @@ pub struct StreamReport {
     pub held: u64,
     /// Number of the packet at which the stream was promoted, from 1.
     pub promoted_at: Option<u64>,
+    /// It was signalling that promoted it.
+    pub named: bool,
     /// When the first packet came, in TSC ticks.
     pub first_seen_tsc: u64,
     /// When the last packet came, in TSC ticks.
@@ -260,6 +262,7 @@ impl Page {
                 bypassed: packets.saturating_sub(held),
                 held,
                 promoted_at: Some(seen.promoted_at.get()).filter(|at| *at > 0),
+                named: track.is_named(),
                 first_seen_tsc: seen.first_seen.get(),
                 last_seen_tsc: seen.last_seen.get(),
                 clock_rate: Some(clock_rate).filter(|rate| *rate > 0),

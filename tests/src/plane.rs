@@ -17,6 +17,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(20);
 /// A busy machine takes the lcore off its CPU for longer than the default allows for.
 const CLOSE_TIMEOUT_MS: u64 = 250;
 
+/// The guest's own, and those of the phones that its proxy connects to by TCP.
+const SIP_PORTS: [u16; 3] = [5060, 5090, 5100];
+
 /// Which program stands between guest and wire.
 #[derive(Debug, Clone)]
 pub enum Kind {
@@ -185,7 +188,7 @@ fn configuration(
          file_prefix = \"{file_prefix}\"\n\n\
          [control]\nsocket = \"{}\"\n\n\
          [[guest]]\nname = \"{GUEST}\"\npolicy = \"{}\"\nmode = \"protected\"\n\
-         close_timeout_ms = {CLOSE_TIMEOUT_MS}\n{source}\n\n\
+         close_timeout_ms = {CLOSE_TIMEOUT_MS}\nsip_ports = {SIP_PORTS:?}\n{source}\n\n\
          [[guest.lane]]\nguest_port = \"{guest_port}\"\nwire_port = \"{wire_port}\"\nlcore = 1\n",
         control_socket.display(),
         plan.policy,

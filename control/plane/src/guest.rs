@@ -7,11 +7,10 @@
 use crate::events::Hub;
 use crate::nap::{NAP, SPIN, nap};
 use crate::pauses::Pauses;
-use crate::policy::PolicySpec;
 use crate::witness::Witness;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_control::config;
+use tidegate_control::config::{self, PolicySpec};
 use tidegate_control::protocol::Failure;
 use tidegate_dataplane::gate::Gate;
 use tidegate_dataplane::guest::{ClosedEpoch, Closer, Guest, Mode, Outcome, Refusal, Rings, Ticket};

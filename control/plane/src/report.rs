@@ -4,13 +4,16 @@ use crate::guest::GuestPlane;
 use crate::plane::Plane;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
+use tidegate_control::classify::{mos, r_factor};
 use tidegate_control::config::Source;
+use tidegate_control::explain::stream::explain as explain_stream;
 use tidegate_control::protocol::*;
 use tidegate_dataplane::class::{Class, DropReason};
-use tidegate_dataplane::counters::{ClassTotals, Counters};
+use tidegate_dataplane::counters::ClassTotals;
 use tidegate_dataplane::gate::{FENCE, NO_LEASE};
 use tidegate_dataplane::guest::{ClosedEpoch, Rings, Tally};
 use tidegate_dataplane::histogram::{Histogram, Snapshot};
+use tidegate_dataplane::lane::LaneShared;
 use tidegate_dataplane::streams;
 use tidegate_dataplane::tsc::TscRate;
 
@@ -103,12 +106,18 @@ fn frames(totals: &ClassTotals) -> FrameCounts {
     }
 }
 
-fn lane_stats(counters: &Counters, polls: u64) -> LaneStats {
+fn lane_stats(shared: &LaneShared) -> LaneStats {
+    let (counters, ear, polls) = (&shared.counters, &shared.ear, shared.gate.polls());
     let class = |class: &Class| (class.name().into(), frames(&counters.totals(*class)));
     LaneStats {
         frames: frames(&counters.total()),
         classes: Class::ALL.iter().map(class).collect(),
         promotions: counters.promotions.get(),
+        signalling: SignallingCounts {
+            copied: ear.copied.get(),
+            skipped: ear.skipped.get(),
+            lessons: ear.learned.get(),
+        },
         held_mbufs: counters.held_mbufs.get(),
         held_bytes: counters.held_bytes.get(),
         held_bytes_peak: counters.held_bytes_peak.get(),
@@ -130,11 +139,7 @@ pub fn guest_stats(guest: &GuestPlane) -> GuestStats {
         guest: guest.name().into(),
         epochs: guest.with(|ledger| tally(ledger.tally())),
         frames: frames(&sum),
-        lanes: guest
-            .lanes
-            .iter()
-            .map(|lane| lane_stats(&lane.shared.counters, lane.shared.gate.polls()))
-            .collect(),
+        lanes: guest.lanes.iter().map(|lane| lane_stats(&lane.shared)).collect(),
     }
 }
 
@@ -147,9 +152,44 @@ pub fn streams(guest: &GuestPlane, rate: TscRate) -> Vec<StreamReport> {
     all.map(|(lane, s)| stream(guest.name(), lane, &s, now, rate)).collect()
 }
 
+/// Answer to `explain`.
+pub fn explain(guest: &GuestPlane, rate: TscRate, asked: &Explain) -> Result<Explanations, Failure> {
+    let from: SocketAddr = asked.stream.parse().map_err(|_| {
+        let desc = format!("explain: `{}` is no address with a port, such as 10.0.0.5:40000", asked.stream);
+        Failure::new("bad-arguments", desc)
+    })?;
+    let ssrc = asked.ssrc.map(|ssrc| format!("{ssrc:#010x}"));
+    let mut meant = streams(guest, rate);
+    meant.retain(|s| s.source == from.to_string() && ssrc.as_ref().is_none_or(|ssrc| s.ssrc == *ssrc));
+    let policy = guest.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if meant.is_empty() {
+        let desc = format!(
+            "guest {} has sent no RTP from there; what is not RTP goes by rules and the policy {}: ask with \
+             `tidegate explain --frame`, and see `tidegate streams` for what there is",
+            guest.name(),
+            policy.name.name()
+        );
+        return Err(Failure::new("no-stream", desc));
+    }
+    let now = guest.now_tsc();
+    let (mode, fenced) = guest.with(|ledger| (ledger.mode().name(), ledger.is_fenced(now)));
+    Ok(Explanations {
+        guest: guest.name().into(),
+        mode: mode.into(),
+        fenced,
+        policy: policy.name.name().into(),
+        streams: meant.into_iter().map(|s| explain_stream(&policy, s)).collect(),
+    })
+}
+
 fn stream(guest: &str, lane: usize, s: &streams::StreamReport, now: u64, rate: TscRate) -> StreamReport {
     let ms = |ns: u64| ns as f64 / 1e6;
     let q = &s.quality;
+    let (lost, delay) = (q.lost as f64, ms(q.delay_variation_ns()));
+    let lost_percent = 100.0 * lost / (lost + q.departed.max(1) as f64);
+    let r = r_factor(delay, lost_percent);
+    // A buffer that is deeper than the whole spread of delays loses nothing of what came.
+    let unplayed = |buffer_ms: f64| (delay <= buffer_ms).then_some(lost_percent);
     StreamReport {
         guest: guest.into(),
         lane,
@@ -160,6 +200,7 @@ fn stream(guest: &str, lane: usize, s: &streams::StreamReport, now: u64, rate: T
         clock_rate: s.clock_rate,
         state: s.state.name().into(),
         promoted_at: s.promoted_at,
+        named_by_sip: s.named,
         packets: s.packets,
         bypassed: s.bypassed,
         held: s.held,
@@ -171,7 +212,11 @@ fn stream(guest: &str, lane: usize, s: &streams::StreamReport, now: u64, rate: T
         jitter_ms: ms(q.jitter_ns),
         delta_mean_ms: ms(q.delta_mean_ns),
         delta_max_ms: ms(q.delta_max_ns),
-        delay_variation_ms: ms(q.delay_variation_ns()),
+        delay_variation_ms: delay,
+        unplayed_percent_60: unplayed(60.0),
+        unplayed_percent_200: unplayed(200.0),
+        r,
+        mos: mos(r),
     }
 }
 

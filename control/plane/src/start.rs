@@ -7,6 +7,7 @@ use crate::notify;
 use crate::plane::Plane;
 use crate::recorder::Recorder;
 use crate::server::Server;
+use crate::signalling::Listening;
 use crate::socket::ControlSocket;
 use crate::{links, timer, watch};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -67,9 +68,10 @@ fn serve(config: &Config, host: &Host) -> Result<(), String> {
         }
         None => None,
     };
+    let listening = Listening::start(&assembly.plane)?;
     control(&runtime, config, &mut assembly, &socket, signals);
     notify::stopping();
-    drop(recorder);
+    drop((recorder, listening));
     drop(socket);
     assembly.stop();
     log::info!("stopped; what was held has been discarded");

@@ -2,7 +2,6 @@
 
 use crate::guest::{GuestPlane, failure};
 use crate::nap::{NAP, nap};
-use crate::policy::PolicySpec;
 use crate::report;
 use crate::server::Server;
 use crate::session::Session;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_control::config::{OnBackupLost, Source};
+use tidegate_control::config::{OnBackupLost, PolicySpec, Source};
 use tidegate_control::protocol::*;
 use tidegate_dataplane::guest::{Closer, Guest, Mode};
 use tidegate_dataplane::tsc::TscRate;
@@ -74,6 +73,9 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
             value(Streams { streams: guests.flat_map(|guest| report::streams(guest, plane.rate)).collect() })
         }
         Verb::Histograms(asked) => value(report::histograms(plane, &asked)?),
+        Verb::Explain(asked) => {
+            value(report::explain(plane.guest(asked.guest.as_deref())?.1, plane.rate, &asked)?)
+        }
         Verb::Subscribe(asked) => subscribe(server, session, asked),
         Verb::Takeover(which) => {
             let (n, guest) = plane.guest(which.guest.as_deref())?;

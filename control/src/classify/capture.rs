@@ -35,7 +35,20 @@ const COOKED: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
 /// Calls `see` with each packet of a file, in the file's order.
 pub fn read(path: &Path, mut see: impl FnMut(Captured<'_>)) -> Result<Read, String> {
+    read_numbered(path, |_, packet| see(packet))
+}
+
+/// The same, with each packet's number among all that the file has, from 1.
+pub fn read_numbered(path: &Path, see: impl FnMut(u64, Captured<'_>)) -> Result<Read, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
+    read_from(file, see)
+}
+
+/// The same from any bytes: hostile ones give an error or an end, and take no more memory than a packet may have.
+pub fn read_from(
+    file: impl std::io::Read + Send,
+    mut see: impl FnMut(u64, Captured<'_>),
+) -> Result<Read, String> {
     let no_capture = |e| format!("it is no capture (pcap or pcapng): {e:?}");
     let mut reader = create_reader(CHUNK, file).map_err(no_capture)?;
     let mut read = Read::default();
@@ -44,7 +57,7 @@ pub fn read(path: &Path, mut see: impl FnMut(Captured<'_>)) -> Result<Read, Stri
     let mut packet = |read: &mut Read, link: Linktype, at_ns: u64, bytes: &[u8], len: u32| {
         read.packets += 1;
         let header = match link {
-            Linktype::ETHERNET => return see(Captured { at_ns, bytes, len }),
+            Linktype::ETHERNET => return see(read.packets, Captured { at_ns, bytes, len }),
             // The last two bytes of either cooked header, or the first two of the newer, are the Ethertype.
             Linktype::LINUX_SLL if bytes.len() >= 16 => (16, 14),
             Linktype(276) if bytes.len() >= 20 => (20, 0),
@@ -58,7 +71,8 @@ pub fn read(path: &Path, mut see: impl FnMut(Captured<'_>)) -> Result<Read, Stri
         cooked.extend(COOKED);
         cooked.extend(&bytes[ethertype..ethertype + 2]);
         cooked.extend(&bytes[skip..]);
-        see(Captured { at_ns, bytes: &cooked, len: len.saturating_sub(skip as u32) + 14 });
+        let len = len.saturating_sub(skip as u32).saturating_add(14);
+        see(read.packets, Captured { at_ns, bytes: &cooked, len });
     };
     loop {
         match reader.next() {

@@ -1,13 +1,15 @@
 //! Judges a capture by the code that runs on the lcore, and keeps account by flow and by stream.
 
 use super::capture::{self, Captured};
+use super::overheard::Overheard;
 use super::quality::{Arrival, quality};
 use super::report::{FileReport, FlowReport, StreamReport};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use tidegate_dataplane::arena::Heap;
-use tidegate_dataplane::class::{Class, Decision, Verdict};
+use tidegate_dataplane::class::{Class, Decision, StreamRef, Verdict};
 use tidegate_dataplane::classify::Classifier;
 use tidegate_dataplane::policy::{Policy, PolicyName};
 use tidegate_dataplane::port::Frame;
@@ -16,14 +18,14 @@ use tidegate_dataplane::wire::rtp::Packet;
 use tidegate_dataplane::wire::{Headers, Kind, display_address};
 
 /// The capture's clock: one tick a nanosecond.
-const RATE: TscRate = TscRate::new(1_000_000_000);
+pub(crate) const RATE: TscRate = TscRate::new(1_000_000_000);
 /// Streams that are told apart at once: as many as a large plane's.
-const STREAMS: usize = 1 << 16;
+pub(crate) const STREAMS: usize = 1 << 16;
 /// What looked like RTP for fewer packets and was never let go is no stream to speak of.
 const FEWEST: u64 = 3;
 
 /// A captured frame, as the lane would have it.
-struct Whole<'a>(&'a Captured<'a>);
+pub(crate) struct Whole<'a>(pub &'a Captured<'a>);
 
 impl Frame for Whole<'_> {
     fn head(&self) -> &[u8] {
@@ -60,14 +62,16 @@ struct Stream {
     bypassed: u64,
     rtcp: u64,
     promoted_at: Option<u64>,
-    rule: Option<&'static str>,
+    by_rules: u64,
+    rule: Option<Cow<'static, str>>,
 }
 
 #[derive(Default)]
 struct FlowAccount {
     packets: u64,
     bypassed: u64,
-    rule: &'static str,
+    refused: u64,
+    rule: Cow<'static, str>,
 }
 
 /// A packet and what was decided of it.
@@ -77,6 +81,8 @@ struct Judged<'a> {
     packet: &'a Captured<'a>,
     decision: Decision,
     passes: bool,
+    /// The operator's rule that matches it, from 1.
+    rule: Option<usize>,
 }
 
 /// What is judged, and how.
@@ -86,6 +92,8 @@ pub struct Task {
     pub policy: Policy,
     /// Whose output is judged; empty for everybody's, each as if it were the guest.
     pub guests: Vec<IpAddr>,
+    /// Ports of SIP, from which media ports are learned.
+    pub sip_ports: Vec<u16>,
 }
 
 struct Judge<'t> {
@@ -96,6 +104,7 @@ struct Judge<'t> {
     /// Streams whose frames wait under probation, by the position that the classifier was told.
     waiting: HashMap<u64, (Flow, u32)>,
     position: u64,
+    overheard: Overheard,
     report: FileReport,
 }
 
@@ -109,6 +118,7 @@ pub fn judge(path: &Path, task: &Task) -> Result<FileReport, String> {
         streams: HashMap::new(),
         waiting: HashMap::new(),
         position: 0,
+        overheard: Overheard::new(&task.sip_ports, &task.guests),
         report: FileReport { file: path.display().to_string(), ..FileReport::default() },
     };
     let read = capture::read(path, |packet| judge.see(&packet))?;
@@ -130,87 +140,139 @@ impl Judge<'_> {
             protocol: headers.protocol,
         };
         self.report.udp_packets += u64::from(headers.kind == Kind::Udp);
+        for lesson in self.overheard.hear(&headers, packet) {
+            self.classifier.learn(&lesson, packet.at_ns);
+            while let Some(stream) = self.classifier.vouched(&lesson) {
+                self.let_go(stream, Some("sip"));
+            }
+        }
         if !self.task.guests.is_empty() && !self.task.guests.contains(&flow.src) {
             self.report.not_judged += 1;
             return;
         }
         let decision = self.classifier.classify(&frame, packet.at_ns);
         let passes = matches!(decision.verdict, Verdict::Bypass | Verdict::Promote(_));
-        let judged = Judged { flow, headers, packet, decision, passes };
-        let rule = match decision.media {
+        let rule = self.classifier.policy().rule_for(&headers, frame.head()).map(|(n, _)| n + 1);
+        // The plane's own announcement passes before any rule.
+        let rule =
+            rule.filter(|_| headers.kind != Kind::Rarp || !passes || decision.class != Class::Announce);
+        let judged = Judged { flow, headers, packet, decision, passes, rule };
+        let by: Cow<'static, str> = match decision.media {
             Some(_) => self.see_rtp(&judged),
-            None => self.see_other(&judged),
+            None => self.see_other(&judged).into(),
         };
+        let by = match rule {
+            Some(number) => format!("rule {number}").into(),
+            None => by,
+        };
+        self.report.refused += u64::from(decision.verdict == Verdict::Refuse);
         match passes {
             true => self.report.bypassed += 1,
+            false if decision.verdict == Verdict::Refuse => {}
             false => self.report.held += 1,
         }
         let account = self.flows.entry(flow).or_default();
         account.packets += 1;
         account.bypassed += u64::from(passes);
-        account.rule = rule;
+        account.refused += u64::from(decision.verdict == Verdict::Refuse);
+        account.rule = by;
     }
 
-    fn see_rtp(&mut self, judged: &Judged<'_>) -> &'static str {
-        let Judged { flow, ref headers, packet, ref decision, passes } = *judged;
+    /// What waits of the stream's run is let go, by `rule` if that is the first to let any go. How many they are.
+    fn let_go(&mut self, at: StreamRef, rule: Option<&'static str>) -> usize {
+        let waiting = self.classifier.take_waiting(at);
+        for position in waiting.positions() {
+            let Some(name) = self.waiting.remove(position) else { continue };
+            let Some(stream) = self.streams.get_mut(&name) else { continue };
+            stream.bypassed += 1;
+            if let Some(rule) = rule {
+                stream.promoted_at.get_or_insert(stream.arrivals.len() as u64);
+                stream.rule.get_or_insert(rule.into());
+            }
+            // It was held until now.
+            self.report.bypassed += 1;
+            self.report.held -= 1;
+            if let Some(account) = self.flows.get_mut(&name.0) {
+                account.bypassed += 1;
+            }
+        }
+        waiting.positions().len()
+    }
+
+    fn see_rtp(&mut self, judged: &Judged<'_>) -> Cow<'static, str> {
+        let Judged { flow, ref headers, packet, ref decision, passes, rule: ruled } = *judged;
         let payload = headers.payload(packet.bytes);
-        let Packet::Rtp(rtp) = Packet::read(payload, headers.payload_len as usize) else { return "unknown" };
+        let Packet::Rtp(rtp) = Packet::read(payload, headers.payload_len as usize) else {
+            return "unknown".into();
+        };
         let name = (flow, rtp.ssrc);
         let stream = self.streams.entry(name).or_default();
         let arrival = Arrival { at_ns: packet.at_ns, sequence: rtp.sequence, timestamp: rtp.timestamp };
         stream.arrivals.push(arrival);
         stream.bypassed += u64::from(passes);
+        stream.by_rules += u64::from(passes && ruled.is_some());
         let number = stream.arrivals.len() as u64;
-        let mut freed = 0;
+        if let Some(n) = ruled {
+            let rule = Cow::from(format!("rule {n}"));
+            if passes {
+                stream.promoted_at.get_or_insert(number);
+            }
+            return stream.rule.get_or_insert(rule).clone();
+        }
         let rule = match decision.verdict {
             Verdict::Probation(at) => {
                 self.position += 1;
                 self.classifier.waiting(at, self.position);
                 self.waiting.insert(self.position, name);
-                return "probation";
+                return "probation".into();
             }
             Verdict::Promote(at) => {
-                let waiting = self.classifier.take_waiting(at);
-                for position in waiting.positions() {
-                    if let Some(stream) =
-                        self.waiting.remove(position).and_then(|name| self.streams.get_mut(&name))
-                    {
-                        stream.bypassed += 1;
-                        freed += 1;
-                    }
+                let waited = self.let_go(at, None);
+                if self.classifier.is_learned(headers, packet.at_ns) {
+                    "sip"
+                } else if waited == 1 {
+                    "two-in-order-after-set-up"
+                } else {
+                    "three-in-order"
                 }
-                if waiting.positions().len() == 1 { "two-in-order-after-set-up" } else { "three-in-order" }
             }
             Verdict::Bypass
                 if self.task.policy.media_ports.iter().any(|ports| ports.contains(&flow.sport)) =>
             {
                 "media-port"
             }
+            Verdict::Bypass
+                if decision.class == Class::Rtp && self.classifier.is_learned(headers, packet.at_ns) =>
+            {
+                "sip"
+            }
             // Its SSRC proved itself towards another peer.
             Verdict::Bypass if decision.class == Class::Rtp => "known-stream",
             Verdict::Bypass => "policy",
-            _ => return "hold",
+            _ => return "hold".into(),
         };
-        // Those let go were held until now.
-        self.report.bypassed += freed;
-        self.report.held -= freed;
-        if let Some(account) = self.flows.get_mut(&flow) {
-            account.bypassed += freed;
-        }
-        let Some(stream) = self.streams.get_mut(&name) else { return rule };
+        let Some(stream) = self.streams.get_mut(&name) else { return rule.into() };
         stream.promoted_at.get_or_insert(number);
-        stream.rule.get_or_insert(rule)
+        stream.rule.get_or_insert(rule.into()).clone()
     }
 
     fn see_other(&mut self, judged: &Judged<'_>) -> &'static str {
-        let Judged { flow, ref headers, packet, ref decision, passes } = *judged;
+        let Judged { flow, ref headers, packet, ref decision, passes, rule } = *judged;
         if !passes {
-            return "hold";
+            return if decision.verdict == Verdict::Refuse { "refuse" } else { "hold" };
+        }
+        if rule.is_some() {
+            self.report.by_rules += 1;
+            return "rule";
         }
         match decision.class {
             Class::Announce => {
                 self.report.announcements += 1;
                 "announcement"
+            }
+            Class::Udptl => {
+                self.report.udptl += 1;
+                "udptl"
             }
             Class::Rtcp => {
                 let ssrc = headers.payload(packet.bytes).get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok());
@@ -264,8 +326,9 @@ impl Judge<'_> {
                 ssrc: format!("{ssrc:#010x}"),
                 packets,
                 bypassed: stream.bypassed,
+                by_rules: stream.by_rules,
                 promoted_at: stream.promoted_at,
-                rule: stream.rule.unwrap_or("hold"),
+                rule: stream.rule.clone().unwrap_or("hold".into()),
                 rtcp: stream.rtcp,
                 clock_rate,
                 quality: quality(&stream.arrivals, clock_rate),
@@ -284,15 +347,18 @@ impl Judge<'_> {
             protocol: flow.protocol,
             packets: account.packets,
             bypassed: account.bypassed,
-            held: account.packets - account.bypassed,
+            held: account.packets - account.bypassed - account.refused,
+            refused: account.refused,
             rule: account.rule,
         };
         let mut report = self.report;
         report.flows = flows.into_iter().map(flow).collect();
         let explained = streams.iter().map(|s| s.bypassed + s.rtcp).sum::<u64>()
             + report.announcements
+            + report.udptl
             + report.fragments
             + report.by_policy
+            + report.by_rules
             + report.rtcp_outside_streams;
         report.bypassed_outside_streams = report.bypassed - explained;
         report.streams = streams;
@@ -303,49 +369,12 @@ impl Judge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classify::sample::{capture, rtp, udp};
     use std::fs;
-
-    /// A frame from 10.0.0.`host`, UDP, with these bytes.
-    fn udp(host: u8, sport: u16, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
-        frame.extend((28 + payload.len() as u16).to_be_bytes());
-        frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, host, 10, 0, 0, 9]);
-        frame.extend(sport.to_be_bytes());
-        frame.extend(5004u16.to_be_bytes());
-        frame.extend((8 + payload.len() as u16).to_be_bytes());
-        frame.extend([0, 0]);
-        frame.extend(payload);
-        frame
-    }
-
-    fn rtp(sequence: u16) -> Vec<u8> {
-        let mut packet = vec![0x80, 8];
-        packet.extend(sequence.to_be_bytes());
-        packet.extend((u32::from(sequence) * 160).to_be_bytes());
-        packet.extend([0xca, 0xfe, 0xba, 0xbe]);
-        packet.extend([0xd5; 160]);
-        packet
-    }
-
-    /// The frames 20 ms apart, as pcap.
-    fn capture(frames: &[Vec<u8>]) -> (tempfile::TempDir, std::path::PathBuf) {
-        let mut file =
-            vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
-        for (n, frame) in frames.iter().enumerate() {
-            let (us, len) = (n as u32 * 20_000, frame.len() as u32);
-            for word in [1000 + us / 1_000_000, us % 1_000_000, len, len] {
-                file.extend(word.to_le_bytes());
-            }
-            file.extend(frame);
-        }
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("calls.pcap");
-        fs::write(&path, file).expect("written");
-        (dir, path)
-    }
+    use tidegate_dataplane::policy::{Rule, RuleVerdict};
 
     fn task() -> Task {
-        Task { policy: Policy::default(), guests: Vec::new() }
+        Task { policy: Policy::default(), guests: Vec::new(), sip_ports: vec![5060] }
     }
 
     #[test]
@@ -359,7 +388,7 @@ mod tests {
         assert_eq!((report.packets, report.udp_packets, report.bypassed, report.held), (53, 52, 50, 3));
         let [stream] = &report.streams[..] else { panic!("{report:?}") };
         assert_eq!(
-            (stream.packets, stream.bypassed, stream.promoted_at, stream.rule),
+            (stream.packets, stream.bypassed, stream.promoted_at, stream.rule.as_ref()),
             (50, 50, Some(3), "three-in-order")
         );
         assert_eq!((stream.ssrc.as_str(), stream.clock_rate, stream.quality.lost), ("0xcafebabe", 8000, 0));
@@ -372,6 +401,74 @@ mod tests {
         let everything = Task { policy: Policy::from(PolicyName::BypassAll), ..task() };
         let report = judge(&path, &everything).expect("it is a capture");
         assert_eq!((report.bypassed, report.held, report.bypassed_outside_streams), (53, 0, 0));
+    }
+
+    /// An INVITE from 10.0.0.5 that names its port 40000 for this.
+    fn invite(media: &str) -> Vec<u8> {
+        let sip = format!(
+            "INVITE sip:b@x SIP/2.0\r\nFrom: <sip:a@x>;tag=1\r\nTo: <sip:b@x>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n\
+             Content-Type: application/sdp\r\n\r\nv=0\r\nc=IN IP4 10.0.0.5\r\nt=0 0\r\nm={media}\r\n"
+        );
+        udp(5, 5060, sip.as_bytes())
+    }
+
+    #[test]
+    fn what_sip_named_bypasses_from_its_first_packet_and_a_fax_is_told() {
+        let calls = [invite("audio 40000 RTP/AVP 8"), udp(5, 40_000, &rtp(1)), udp(6, 40_000, &rtp(1))];
+        let (_dir, path) = capture(&calls);
+        let fax = [invite("image 40000 udptl t38"), udp(5, 40_000, &[0, 1, 1, 6, 0, 0])];
+        let (_other, fax) = capture(&fax);
+        for guests in [vec![], vec![IpAddr::from([10, 0, 0, 5])]] {
+            let task = Task { guests, ..task() };
+            let report = judge(&path, &task).expect("it is a capture");
+            let [stream] = &report.streams[..] else { panic!("{report:?}") };
+            assert_eq!((stream.bypassed, stream.promoted_at, stream.rule.as_ref()), (1, Some(1), "sip"));
+            let report = judge(&fax, &task).expect("it is a capture");
+            assert_eq!((report.udptl, report.bypassed, report.bypassed_outside_streams), (1, 1, 0));
+        }
+        for other in
+            [Task { sip_ports: vec![], ..task() }, Task { guests: vec![[10, 0, 0, 9].into()], ..task() }]
+        {
+            assert!(judge(&path, &other).expect("it is a capture").streams.is_empty());
+            assert_eq!(judge(&fax, &other).expect("it is a capture").udptl, 0);
+        }
+    }
+
+    #[test]
+    fn what_rules_let_go_hold_and_refuse_is_counted_under_their_number() {
+        let mut frames: Vec<Vec<u8>> = (0..10).map(|n| udp(5, 40_000, &rtp(n))).collect();
+        frames.extend([udp(5, 53, &[1; 40]), udp(5, 54, &[1; 40]), udp(6, 40_000, &rtp(1))]);
+        let (_dir, path) = capture(&frames);
+        let rule = |verdict, dst_host: u8, sport: u16| Rule {
+            src: format!("10.0.0.{dst_host}/32").parse().ok(),
+            sport: Some(sport..=sport),
+            ..Rule::new(verdict)
+        };
+        let rules = vec![rule(RuleVerdict::Bypass, 5, 53), rule(RuleVerdict::Refuse, 5, 54)];
+        let media = Rule { ssrc: Some(0xcafe_babe..=0xcafe_babe), ..Rule::new(RuleVerdict::Bypass) };
+        let policy = Policy { rules: [rules, vec![media]].concat(), ..Policy::default() };
+        let report = judge(&path, &Task { policy, guests: Vec::new(), sip_ports: vec![5060] })
+            .expect("it is a capture");
+        assert_eq!((report.bypassed, report.held, report.refused, report.by_rules), (12, 0, 1, 1));
+        assert_eq!(report.bypassed_outside_streams, 0);
+        let streams: Vec<_> = report.streams.iter().map(|s| (&*s.rule, s.bypassed, s.by_rules)).collect();
+        assert_eq!(streams, [("rule 3", 10, 10), ("rule 3", 1, 1)]);
+        let flows: Vec<_> = report.flows.iter().map(|f| (f.sport, &*f.rule, f.refused)).collect();
+        assert_eq!(
+            flows,
+            [(53, "rule 1", 0), (54, "rule 2", 1), (40_000, "rule 3", 0), (40_000, "rule 3", 0)]
+        );
+        let text = report.text(false);
+        assert!(
+            text.contains("1 bypass by the operator's rules, beside RTP") && text.contains("1 refused"),
+            "{text}"
+        );
+        assert!(text.contains("rule 3"), "{text}");
+        let hold = Rule { ssrc: Some(0..=u32::MAX), ..Rule::new(RuleVerdict::Hold) };
+        let policy = Policy { rules: vec![hold], ..Policy::default() };
+        let report = judge(&path, &Task { policy, guests: Vec::new(), sip_ports: vec![5060] })
+            .expect("it is a capture");
+        assert_eq!((report.bypassed, report.held, report.streams[0].rule.as_ref()), (0, 13, "rule 1"));
     }
 
     #[test]

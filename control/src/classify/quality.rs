@@ -167,6 +167,35 @@ mod tests {
         assert_eq!(quality(&packets[..1], 0).lost, 0);
     }
 
+    /// G.107 with its default values but for delay and loss: R = 93.2 - Id - Ie,eff, worked out apart from this code.
+    #[test]
+    fn r_and_mos_are_those_of_worked_examples() {
+        for (delay_ms, lost, r, score) in [
+            // Nothing in the way: R 93.2, the 4.41 of G.107, table B.1 and annex B.
+            (0.0, 0.0, 93.2, 4.409),
+            // Id = 2.4.
+            (100.0, 0.0, 90.8, 4.358),
+            // Id = 3.6 and no more: 150 ms lie before the bend at 177.3.
+            (150.0, 0.0, 89.6, 4.329),
+            // Id = 9.6 + 0.11 * 222.7.
+            (400.0, 0.0, 59.103, 3.053),
+            // Ie,eff = 95 * 1 / 26.1 with concealment.
+            (0.0, 1.0, 89.560, 4.328),
+            // Ie,eff = 95 * 5 / 30.1, Id = 2.4.
+            (100.0, 5.0, 75.019, 3.823),
+            // Half of it lost: 95 * 50 / 75.1.
+            (0.0, 50.0, 29.951, 1.607),
+        ] {
+            let told = r_factor(delay_ms, lost);
+            assert!((told - r).abs() < 0.001, "R of {delay_ms} ms, {lost} %: {told}");
+            assert!((mos(told) - score).abs() < 0.001, "MOS of R {told}: {}", mos(told));
+        }
+        // G.107, annex B: the scores of these R.
+        for (r, score) in [(90.0, 4.34), (80.0, 4.02), (70.0, 3.60), (60.0, 3.10), (50.0, 2.58)] {
+            assert!((mos(r) - score).abs() < 0.0051, "MOS of R {r}: {}", mos(r));
+        }
+    }
+
     #[test]
     fn the_e_model_says_what_the_book_says() {
         assert!((r_factor(0.0, 0.0) - 93.2).abs() < 1e-9);

@@ -2,6 +2,7 @@
 
 use super::quality::Quality;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +13,7 @@ pub struct Report {
     pub files: Vec<FileReport>,
 }
 
-/// One capture. Every packet that was judged is in `bypassed` or in `held`.
+/// One capture. Every packet that was judged is in `bypassed`, `held` or `refused`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct FileReport {
     /// Its path.
@@ -25,6 +26,8 @@ pub struct FileReport {
     pub bypassed: u64,
     /// Would have waited for the commit.
     pub held: u64,
+    /// Would not have left at all: a rule says refuse.
+    pub refused: u64,
     /// Of addresses that are not `--guest`.
     pub not_judged: u64,
     /// Of links that are not looked at.
@@ -35,10 +38,14 @@ pub struct FileReport {
     pub streams: Vec<StreamReport>,
     /// ARP, neighbour discovery, RARP that were let go.
     pub announcements: u64,
+    /// T.38 fax (UDPTL) that was let go, on ports that SIP had named for it.
+    pub udptl: u64,
     /// Later fragments of what was let go.
     pub fragments: u64,
     /// What a policy other than `realtime` lets go beside media.
     pub by_policy: u64,
+    /// What the operator's rules let go beside RTP; that is in `by_rules` of its stream.
+    pub by_rules: u64,
     /// RTCP that was let go and belongs to no stream below: always 0 with the policy `realtime`.
     pub rtcp_outside_streams: u64,
     /// Packets that looked like RTP, of streams too short to be listed. All of them were held.
@@ -66,11 +73,13 @@ pub struct StreamReport {
     pub packets: u64,
     /// Of those, let go; the ones that were let go on promotion are among them.
     pub bypassed: u64,
+    /// Of those, let go by a rule of the operator.
+    pub by_rules: u64,
     /// Number of the packet, from 1, with which it was promoted; `null` for never.
     pub promoted_at: Option<u64>,
-    /// What decided: `three-in-order`, `two-in-order-after-set-up`, `media-port`,
-    /// `known-stream` (its SSRC proved itself towards another peer), `policy`, or `hold`.
-    pub rule: &'static str,
+    /// What decided: `three-in-order`, `two-in-order-after-set-up`, `media-port`, `sip` (the guest named the port),
+    /// `known-stream` (its SSRC proved itself towards another peer), `policy`, `hold`, or `rule N` for the operator's.
+    pub rule: Cow<'static, str>,
     /// RTCP packets let go with it.
     pub rtcp: u64,
     /// Units a second of the media clock, known or estimated.
@@ -99,8 +108,10 @@ pub struct FlowReport {
     pub bypassed: u64,
     /// Held.
     pub held: u64,
+    /// Refused.
+    pub refused: u64,
     /// What decided about the last one.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
 }
 
 fn ends(src: IpAddr, sport: u16, dst: IpAddr, dport: u16) -> String {
@@ -123,8 +134,11 @@ impl FileReport {
             (self.other_links, "of other links than Ethernet: not looked at"),
             (self.not_judged, "not from the guest: not judged"),
             (self.announcements, "announcements (ARP, neighbour discovery) bypass"),
+            (self.udptl, "packets of fax (T.38 UDPTL) bypass on ports that SIP named"),
             (self.fragments, "later fragments bypass with their first one"),
             (self.by_policy, "bypass by the policy's name"),
+            (self.by_rules, "bypass by the operator's rules, beside RTP"),
+            (self.refused, "refused by the operator's rules"),
             (self.looked_like_rtp, "looked like RTP for less than three packets: held"),
             (self.bypassed_outside_streams, "BYPASS AND NOBODY KNOWS WHY: please report this"),
         ] {

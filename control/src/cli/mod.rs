@@ -12,6 +12,7 @@ use crate::classify::{self, ClassifyArgs};
 use crate::client::ClientError;
 use crate::config::{DEFAULT_SOCKET, RunArgs};
 use crate::doctor;
+use crate::explain::{self, ExplainArgs};
 use crate::protocol::Failure;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
@@ -65,10 +66,26 @@ Exit code 1 when a check fails.")]
     #[command(after_help = "Examples:
   tidegate classify calls.pcap                         each direction judged as if it were the guest's
   tidegate classify calls.pcapng --guest 10.0.0.5      only what the guest sent
+  tidegate classify calls.pcap --config /etc/tidegate/tidegate.toml --guest-name pbx    your own rules
   tidegate classify *.pcap --json | jq '.files[] | {file, bypassed, held}'
 
 It is the very code that runs on the lcore. Exit code 1 when a file cannot be read.")]
     Classify(ClassifyArgs),
+    /// Which rule decides about a live stream or a given frame, and why
+    #[command(after_help = "Examples:
+  tidegate explain --guest pbx --stream 10.0.0.5:40000             all streams from there, as the plane knows them
+  tidegate explain --stream [2001:db8::5]:40000/0xcafe0001 --json  one of them
+  tidegate explain --frame calls.pcap:17                           frame 17, judged after the 16 before it
+  tidegate explain --frame calls.pcap:17 --config /etc/tidegate/tidegate.toml --guest pbx
+  tidegate explain --frame 'ffffffffffff 525400000001 0806 ...'    one frame alone, in hex
+
+A frame is asked, in this order: is it the plane's own announcement; which rule of the operator is the first that
+matches; is it a later fragment, which goes the way of its first; what is it, and what does the policy say of that.
+The answer marks the step that decided. It comes from the very code that runs on the lcore; each direction of a capture
+is judged as if it were the guest's. Numbers of rules count from 1, as in the configuration.
+
+Exit code 1 when the plane does not answer or knows no such stream, 2 when the frame cannot be had.")]
+    Explain(Box<ExplainArgs>),
     /// Print the completions of a shell
     #[command(after_help = "Example:\n  tidegate completion bash > /etc/bash_completion.d/tidegate")]
     Completion {
@@ -106,6 +123,7 @@ impl Cli {
             }
             Command::Doctor { json } => doctor::main(json),
             Command::Classify(args) => classify::main(&args),
+            Command::Explain(args) => explain::main(&args),
             Command::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut script);
@@ -115,7 +133,7 @@ impl Cli {
     }
 }
 
-fn ended(result: Result<(), ClientError>, json: bool) -> ExitCode {
+pub(crate) fn ended(result: Result<(), ClientError>, json: bool) -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(DONE),
         Err(error) => {
@@ -147,7 +165,7 @@ fn wrong_use(error: &clap::Error) -> Failure {
 }
 
 /// Prints; a reader that went away (`| head`) is not an error.
-fn print(text: &str) -> Result<(), ClientError> {
+pub(crate) fn print(text: &str) -> Result<(), ClientError> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(ClientError::Output(format!("cannot write to the standard output: {e}")))

@@ -130,6 +130,11 @@ pub(super) fn stats(stats: &Stats) -> String {
     text
 }
 
+/// Per cent, or `?` where the record does not tell.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("?".into(), |share| format!("{share:.1}"))
+}
+
 pub(super) fn streams(streams: &Streams) -> String {
     if streams.streams.is_empty() {
         return "no streams\n".into();
@@ -146,6 +151,10 @@ pub(super) fn streams(streams: &Streams) -> String {
         "REORDERED",
         "JITTER ms",
         "DELTA ms",
+        "PDV ms",
+        "LATE % 60/200",
+        "R",
+        "MOS",
     ];
     let mut rows = vec![row(head)];
     for s in &streams.streams {
@@ -161,6 +170,10 @@ pub(super) fn streams(streams: &Streams) -> String {
             s.reordered.to_string(),
             format!("{:.2}", s.jitter_ms),
             format!("{:.2}", s.delta_max_ms),
+            format!("{:.2}", s.delay_variation_ms),
+            format!("{}/{}", percent(s.unplayed_percent_60), percent(s.unplayed_percent_200)),
+            format!("{:.1}", s.r),
+            format!("{:.2}", s.mos),
         ]);
     }
     columns(&rows)

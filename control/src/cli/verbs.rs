@@ -167,7 +167,8 @@ pub enum VerbCommand {
     /// Change what bypasses
     #[command(after_help = "Examples:
   tidegate policy --guest pbx --name hold-all
-  tidegate policy --media-ports 10000-20000 --rule '{\"protocol\":\"udp\",\"dst_ports\":\"53\",\"verdict\":\"bypass\"}'")]
+  tidegate policy --media-ports 10000-20000 --rule '{\"protocol\":\"udp\",\"dst_ports\":\"53\",\"verdict\":\"bypass\"}'
+  tidegate policy --rule '{\"ssrc\":\"0xcafe0000-0xcafeffff\",\"verdict\":\"hold\"}'   RTP and RTCP of these sources")]
     Policy {
         /// realtime, non-tcp, hold-all or bypass-all
         #[arg(long)]

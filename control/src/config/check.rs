@@ -264,6 +264,13 @@ fn check_guest(checker: &mut Checker, guest: &Guest, at: &str) {
         key("close_timeout_ms"),
         "must be 1 to 10000 milliseconds",
     );
+    let sip = &guest.sip_ports;
+    let distinct = sip.iter().enumerate().all(|(n, port)| *port != 0 && !sip[..n].contains(port));
+    checker.require(
+        sip.len() <= tidegate_dataplane::ear::MAX_PORTS && distinct,
+        key("sip_ports"),
+        "at most 8 ports from 1 to 65535, each once; [] turns learning off",
+    );
     match (guest.source, guest.timer) {
         (Source::Timer, None) => {
             checker.say(
@@ -335,6 +342,13 @@ mod tests {
             ("0000:03:00.0", "net_vhost7", "guest b, lane 0: wire_port", "needs a socket"),
             ("name = \"b\"", "name = \"b\"\nsource = \"timer\"", "guest b: timer", "interval_ms = 200"),
             ("name = \"b\"", "name = \"b/../x\"", "name", "letters"),
+            ("name = \"b\"", "name = \"b\"\nsip_ports = [5060, 5060]", "guest b: sip_ports", "each once"),
+            (
+                "name = \"b\"",
+                "name = \"b\"\nsip_ports = [1,2,3,4,5,6,7,8,9]",
+                "guest b: sip_ports",
+                "at most 8",
+            ),
             ("lcore = 1", "lcore = 1\nmtu = 20", "guest a, lane 0: mtu", "576"),
             ("lcore = 1", "lcore = 1\nhold_frames = 1000000", "eal.memory_mb", "set eal.memory_mb ="),
             ("lcore = 1", "lcore = 1\nstreams = 0", "streams", "64 to 1048576"),

@@ -65,6 +65,9 @@ pub struct LaneFlags {
     /// UDP ports that carry media for certain, 10000-20000
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     pub media_ports: Vec<super::PortRange>,
+    /// Ports of SIP, from which media ports are learned; 0 for none
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', default_value = "5060")]
+    pub sip_ports: Vec<u16>,
     /// Who says "closed" and "committed"
     #[arg(long, default_value = "socket")]
     pub source: Source,
@@ -189,6 +192,7 @@ impl LaneFlags {
                 leased: self.leased,
                 policy: self.policy,
                 media_ports: self.media_ports.clone(),
+                sip_ports: if self.sip_ports == [0] { Vec::new() } else { self.sip_ports.clone() },
                 rules: Vec::new(),
                 on_backup_lost: Default::default(),
                 max_epochs_in_flight: self.max_epochs_in_flight,
@@ -263,6 +267,16 @@ mod tests {
             "t.toml",
         );
         assert_eq!(from_flags, from_file);
+    }
+
+    #[test]
+    fn sip_ports_are_given_or_turned_off() {
+        let ports =
+            |flag: &str| parse(&format!("{LANE}{flag}")).map(|config| config.guests[0].sip_ports.clone());
+        assert_eq!(ports(""), Ok(vec![5060]));
+        assert_eq!(ports(" --sip-ports 5060,5080"), Ok(vec![5060, 5080]));
+        assert_eq!(ports(" --sip-ports 0"), Ok(vec![]));
+        assert!(ports(" --sip-ports 5060,0").unwrap_err().contains("1 to 65535"));
     }
 
     #[test]

@@ -4,12 +4,15 @@
 mod check;
 mod flags;
 mod memory;
+mod policy;
 mod rule;
 
 pub use check::{Host, Problem, Problems};
 pub use flags::RunArgs;
 pub use memory::{BYPASS_RESERVE, Lack, Pages, node_of};
-pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict};
+pub use policy::PolicySpec;
+pub(crate) use rule::ssrc;
+pub use rule::{Network, PortRange, Protocol, Rule, RuleVerdict, SsrcRange};
 
 use crate::quantity::{Bytes, Pace};
 use serde::{Deserialize, Serialize};
@@ -133,6 +136,10 @@ pub struct Guest {
     /// UDP ports that carry media for certain. Default: none; media is found by itself.
     #[serde(default)]
     pub media_ports: Vec<PortRange>,
+    /// Ports of SIP, over UDP and TCP, from which the guest's media ports are learned; at most 8, none: nothing is
+    /// learned. Default: 5060.
+    #[serde(default = "sip_ports")]
+    pub sip_ports: Vec<u16>,
     /// Rules in front of the policy; the first that matches decides. Default: none.
     #[serde(default)]
     pub rules: Vec<Rule>,
@@ -155,6 +162,10 @@ pub struct Guest {
     /// Its NICs, at least one.
     #[serde(rename = "lane")]
     pub lanes: Vec<Lane>,
+}
+
+fn sip_ports() -> Vec<u16> {
+    vec![5060]
 }
 
 fn max_epochs_in_flight() -> usize {
@@ -325,6 +336,19 @@ impl Config {
         Ok(config)
     }
 
+    /// The guest meant by `name`; without one, the only guest.
+    pub fn guest(&self, name: Option<&str>) -> Result<&Guest, String> {
+        let names = || self.guests.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(", ");
+        match (name, &self.guests[..]) {
+            (None, [guest]) => Ok(guest),
+            (None, _) => Err(format!("it has several guests, say which: {}", names())),
+            (Some(name), guests) => guests
+                .iter()
+                .find(|guest| guest.name == name)
+                .ok_or_else(|| format!("it has no guest `{name}`; there are {}", names())),
+        }
+    }
+
     /// The CPUs that run lanes, rising.
     pub fn lcores(&self) -> Vec<usize> {
         let lanes = self.guests.iter().flat_map(|guest| &guest.lanes).map(|lane| lane.lcore);
@@ -354,6 +378,7 @@ mod tests {
         let guest = &config.guests[0];
         assert_eq!((guest.mode, guest.leased, guest.policy), (Mode::Open, false, PolicyName::Realtime));
         assert_eq!((guest.max_epochs_in_flight, guest.close_timeout_ms), (64, 20));
+        assert_eq!(guest.sip_ports, [5060]);
         let lane = &guest.lanes[0];
         assert_eq!((lane.hold_frames, lane.hold_bytes, lane.mtu), (32768, Bytes(64 << 20), 1500));
         assert_eq!((lane.pace, lane.verify_checksums, lane.queues), (Pace::None, true, 1));

@@ -31,6 +31,10 @@ pub struct Rule {
     /// DSCP, 0 to 63.
     #[serde(default)]
     pub dscp: Option<u8>,
+    /// Synchronisation source of RTP, or of RTCP's sender: `0xcafe0001` or `0x10-0x1f`. Such a rule matches only
+    /// what passes the check of either header.
+    #[serde(default)]
+    pub ssrc: Option<SsrcRange>,
     /// What becomes of the frame.
     pub verdict: RuleVerdict,
 }
@@ -60,6 +64,16 @@ pub struct PortRange {
     pub first: u16,
     /// The highest.
     pub last: u16,
+}
+
+/// Synchronisation sources `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Written", into = "String")]
+pub struct SsrcRange {
+    /// The lowest.
+    pub first: u32,
+    /// The highest.
+    pub last: u32,
 }
 
 /// Addresses that share a prefix.
@@ -150,6 +164,90 @@ impl fmt::Display for PortRange {
     }
 }
 
+impl TryFrom<Written> for SsrcRange {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Number(ssrc) => ssrc.to_string().parse(),
+            Written::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for SsrcRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = ssrc(first).zip(ssrc(last)).map(|(first, last)| SsrcRange { first, last });
+        range.filter(|range| range.first <= range.last).ok_or_else(|| {
+            format!(
+                "`{text}` is no range of SSRCs: write \"0xcafe0001\" or \"0x10-0x1f\", the lower one first"
+            )
+        })
+    }
+}
+
+/// An SSRC as people write it: `0x` and hex digits, or decimal.
+pub(crate) fn ssrc(text: &str) -> Option<u32> {
+    let text = text.trim();
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        // What `from_str_radix` takes beside digits is a sign.
+        Some(hex) if !hex.starts_with('+') => u32::from_str_radix(hex, 16).ok(),
+        Some(_) => None,
+        None => text.parse().ok(),
+    }
+}
+
+impl From<SsrcRange> for String {
+    fn from(range: SsrcRange) -> String {
+        range.to_string()
+    }
+}
+
+impl fmt::Display for SsrcRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{:#010x}", self.first)
+        } else {
+            write!(f, "{:#010x}-{:#010x}", self.first, self.last)
+        }
+    }
+}
+
+impl RuleVerdict {
+    /// The word used in configuration, logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RuleVerdict::Hold => "hold",
+            RuleVerdict::Bypass => "bypass",
+            RuleVerdict::Refuse => "refuse",
+        }
+    }
+}
+
+/// As it is written, without what it leaves open: `protocol 17, dst_ports 53: bypass`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = |network: Option<Network>| network.map(String::from);
+        let keys = [
+            ("protocol", self.protocol.map(|protocol| protocol.0.to_string())),
+            ("src", network(self.src)),
+            ("dst", network(self.dst)),
+            ("src_ports", self.src_ports.map(String::from)),
+            ("dst_ports", self.dst_ports.map(String::from)),
+            ("vlan", self.vlan.map(|vlan| vlan.to_string())),
+            ("dscp", self.dscp.map(|dscp| dscp.to_string())),
+            ("ssrc", self.ssrc.map(String::from)),
+        ];
+        let given: Vec<String> =
+            keys.into_iter().filter_map(|(key, value)| Some(format!("{key} {}", value?))).collect();
+        let what = if given.is_empty() { "every frame".into() } else { given.join(", ") };
+        write!(f, "{what}: {}", self.verdict.name())
+    }
+}
+
 impl TryFrom<String> for Network {
     type Error = String;
 
@@ -198,6 +296,9 @@ impl Rule {
         if ports && self.protocol.is_some_and(|p| ![6, 17].contains(&p.0)) {
             return Some("src_ports, dst_ports: ports are matched of tcp and udp only".into());
         }
+        if self.ssrc.is_some() && self.protocol.is_some_and(|p| p.0 != 17) {
+            return Some("ssrc: an SSRC is matched of udp only".into());
+        }
         None
     }
 }
@@ -220,15 +321,34 @@ mod tests {
             assert!(text.parse::<PortRange>().is_err(), "{text}");
         }
         assert!("ipx".parse::<Protocol>().is_err());
+        assert_eq!("0xCAFE0001".parse(), Ok(SsrcRange { first: 0xcafe_0001, last: 0xcafe_0001 }));
+        assert_eq!("0x10 - 31".parse(), Ok(SsrcRange { first: 16, last: 31 }));
+        for text in ["", "0x", "2-1", "0x100000000", "-1", "cafe", "0x+1", "1-2-3"] {
+            assert!(text.parse::<SsrcRange>().is_err(), "{text}");
+        }
         for (key, value, said) in [
             ("dst_ports", "-5", "10000-20000"),
             ("dst_ports", "70000", "10000-20000"),
             ("protocol", "-5", "sctp or its number"),
             ("protocol", "256", "no protocol has number 256"),
+            ("ssrc", "4294967296", "0x10-0x1f"),
         ] {
             let rule = format!("{{\"{key}\": {value}, \"verdict\": \"hold\"}}");
             let error = serde_json::from_str::<Rule>(&rule).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn a_rule_is_told_as_it_was_written_and_read_back() {
+        let text = r#"{"protocol":"udp","dst_ports":"53","ssrc":"0x10-0x1f","verdict":"bypass"}"#;
+        let rule: Rule = serde_json::from_str(text).unwrap();
+        assert_eq!(rule.to_string(), "protocol 17, dst_ports 53, ssrc 0x00000010-0x0000001f: bypass");
+        let again: Rule = serde_json::from_str(&serde_json::to_string(&rule).unwrap()).unwrap();
+        assert_eq!(again, rule);
+        let all: Rule = toml::from_str("verdict = \"hold\"").unwrap();
+        assert_eq!(all.to_string(), "every frame: hold");
+        let tcp: Rule = toml::from_str("protocol = \"tcp\"\nssrc = 0x10\nverdict = \"hold\"").unwrap();
+        assert!(tcp.problem().is_some_and(|what| what.starts_with("ssrc")));
     }
 }

@@ -11,9 +11,11 @@
 //!
 //! A line to the plane has at most [`LINE_MAX`] bytes. Requests of one session are answered in their order.
 
+mod explain;
 mod report;
 mod verb;
 
+pub use explain::*;
 pub use report::*;
 pub use verb::*;
 

@@ -143,6 +143,17 @@ pub struct GuestStats {
     pub lanes: Vec<LaneStats>,
 }
 
+/// What a lane overheard of signalling, and what it was taught.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SignallingCounts {
+    /// Frames copied, in both directions.
+    pub copied: u64,
+    /// Frames that were not: more at once than there is room for.
+    pub skipped: u64,
+    /// Lessons: a port opened, opened again or closed.
+    pub lessons: u64,
+}
+
 /// One lane's counters.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct LaneStats {
@@ -152,6 +163,9 @@ pub struct LaneStats {
     pub classes: BTreeMap<String, FrameCounts>,
     /// Streams that passed their probation.
     pub promotions: u64,
+    /// Signalling overheard.
+    #[serde(default)]
+    pub signalling: SignallingCounts,
     /// Mbufs in the hold queue.
     pub held_mbufs: u64,
     /// Bytes in the hold queue.
@@ -249,6 +263,8 @@ pub struct StreamReport {
     pub state: String,
     /// Number of the packet at which it was promoted, from 1.
     pub promoted_at: Option<u64>,
+    /// SIP named its port before it had proven itself.
+    pub named_by_sip: bool,
     /// Packets taken from the guest.
     pub packets: u64,
     /// Packets that did not wait for a commit.
@@ -273,6 +289,16 @@ pub struct StreamReport {
     pub delta_max_ms: f64,
     /// Spread of one-way delays (RFC 5481, 4.2), milliseconds.
     pub delay_variation_ms: f64,
+    /// Share of the packets that a playout buffer of 60 ms could not play, per cent. `null` where the delays spread
+    /// wider: the lcore keeps their extremes only, and `tidegate classify` on a capture tells more.
+    pub unplayed_percent_60: Option<f64>,
+    /// The same of 200 ms.
+    pub unplayed_percent_200: Option<f64>,
+    /// R of the E-model (G.107) for G.711 with concealment behind a buffer that is just deep enough for every packet
+    /// that came: its delay is `delay_variation_ms`, and only what is lost is lost.
+    pub r: f64,
+    /// The mean opinion score that it stands for.
+    pub mos: f64,
 }
 
 /// Answer to `histograms`.

@@ -1,6 +1,6 @@
 //! The verbs and their arguments: one struct a verb, one sentence a field, unknown arguments refused.
 
-use super::Failure;
+use super::{Explain, Failure};
 use crate::config::{PolicyName, PortRange, Rule};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -225,6 +225,8 @@ pub enum Verb {
     Streams(Which),
     /// The histograms: [`super::HistogramReport`].
     Histograms(Histograms),
+    /// Which rule decides about a stream, and why: [`super::Explanations`].
+    Explain(Explain),
     /// See [`Subscribe`].
     Subscribe(Subscribe),
     /// Become the guest's controller in place of whoever is.
@@ -234,7 +236,7 @@ pub enum Verb {
 }
 
 /// Names of all verbs.
-pub const VERBS: [&str; 20] = [
+pub const VERBS: [&str; 21] = [
     "hello",
     "guests",
     "protect",
@@ -252,6 +254,7 @@ pub const VERBS: [&str; 20] = [
     "stats",
     "streams",
     "histograms",
+    "explain",
     "subscribe",
     "takeover",
     "shutdown",
@@ -283,6 +286,7 @@ impl Verb {
             Verb::Stats(_) => "stats",
             Verb::Streams(_) => "streams",
             Verb::Histograms(_) => "histograms",
+            Verb::Explain(_) => "explain",
             Verb::Subscribe(_) => "subscribe",
             Verb::Takeover(_) => "takeover",
             Verb::Shutdown => "shutdown",
@@ -312,6 +316,7 @@ impl Verb {
             "stats" => Verb::Stats(arguments(verb, given)?),
             "streams" => Verb::Streams(arguments(verb, given)?),
             "histograms" => Verb::Histograms(arguments(verb, given)?),
+            "explain" => Verb::Explain(arguments(verb, given)?),
             "subscribe" => Verb::Subscribe(arguments(verb, given)?),
             "takeover" => Verb::Takeover(arguments(verb, given)?),
             "shutdown" => Verb::Shutdown,

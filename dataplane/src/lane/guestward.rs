@@ -29,6 +29,9 @@ where
                 self.shared.counters.guestward_dropped.add(dropped);
                 continue;
             }
+            if self.listener.listens() {
+                self.rx.iter().for_each(|frame| self.listener.overhear(frame));
+            }
             let to = queue % self.guest.queues().max(1);
             if !self.paused && self.inward.is_empty() && self.inward_backlog.is_empty() {
                 let sent = self.guest.transmit(to, &mut self.rx);

@@ -17,6 +17,7 @@ use crate::arena::Arena;
 use crate::burst::Burst;
 use crate::class::{Class, DropReason};
 use crate::classify::{Ahead, Classifier};
+use crate::ear::Listener;
 use crate::egress::{Backlog, Egress, Pace};
 use crate::guest::Mode;
 use crate::hold::{HoldQueue, Quota};
@@ -76,6 +77,7 @@ where
     shared: Arc<LaneShared>,
     config: LaneConfig,
     classifier: Classifier,
+    listener: Listener,
 
     mode: Mode,
     /// Latched once the lease has ended; only an order undoes it (I9).
@@ -136,6 +138,7 @@ where
             wire,
             clock,
             classifier,
+            listener: Listener::new(Arc::clone(&shared.ear)),
             mode: config.mode,
             fenced,
             joined: config.joined,

@@ -2,6 +2,7 @@
 
 use super::Lane;
 use crate::class::DropReason;
+use crate::ear::LESSONS_A_POLL;
 use crate::gate::{Closed, Order};
 use crate::guest::Mode;
 use crate::port::{BURST, Port};
@@ -26,6 +27,21 @@ where
         }
         if now >= self.shared.gate.lease() && !self.fenced {
             self.fall_fence();
+        }
+        if self.listener.is_taught() {
+            self.learn(now);
+        }
+    }
+
+    /// What signalling said of the guest's ports. A packet that came before it was known leaves at once.
+    #[cold]
+    fn learn(&mut self, now: u64) {
+        for _ in 0..LESSONS_A_POLL {
+            let Some(lesson) = self.listener.lesson() else { return };
+            self.classifier.learn(&lesson, now);
+            while let Some(stream) = self.classifier.vouched(&lesson) {
+                self.promote(stream);
+            }
         }
     }
 

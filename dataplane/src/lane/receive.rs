@@ -113,6 +113,9 @@ where
             tally.add(class, len, &self.shared);
             return Self::count_drop(&self.shared, class, reason);
         }
+        if self.listener.listens() {
+            self.listener.hear(&frame, &headers, true);
+        }
         let Decision { verdict, class, media } = self.classifier.judge(&headers, frame.head(), len, now);
         tally.add(class, len, &self.shared);
         let about = Leaving { epoch, received_tsc: now, media, len, class };
@@ -203,7 +206,7 @@ where
 
     /// The stream is media: what it has waiting under probation leaves now, in order.
     #[cold]
-    fn promote(&mut self, stream: StreamRef) {
+    pub(super) fn promote(&mut self, stream: StreamRef) {
         self.shared.counters.promotions.add(1);
         self.dirty = true;
         let shared = &self.shared;

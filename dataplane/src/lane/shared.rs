@@ -2,6 +2,7 @@
 
 use crate::arena::Arena;
 use crate::counters::Counters;
+use crate::ear::Ear;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
 use crate::policy::CompiledPolicy;
@@ -95,12 +96,25 @@ pub struct LaneShared {
     pub streams: Arc<StreamTable>,
     /// Where a new policy is left.
     pub policy: PolicyMailbox,
+    /// What the lcore overhears of signalling, and what it is taught.
+    pub ear: Arc<Ear>,
 }
 
 impl LaneShared {
     /// For a lane with this gate and the stream table of its classifier.
     pub fn new(gate: Arc<Gate>, streams: Arc<StreamTable>, arena: &mut impl Arena) -> Arc<Self> {
+        Self::with_ear(gate, streams, Ear::default(), arena)
+    }
+
+    /// The same for a lane that listens to signalling.
+    pub fn with_ear(
+        gate: Arc<Gate>,
+        streams: Arc<StreamTable>,
+        ear: Ear,
+        arena: &mut impl Arena,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            ear: Arc::new(ear),
             gate,
             counters: Counters::default(),
             latency: Latencies::new(arena),

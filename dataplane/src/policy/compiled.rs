@@ -5,6 +5,7 @@
 
 use super::{MAX, Policy, PolicyName, Prefix, Rule, RuleVerdict};
 use crate::wire::ipv6::is_extension;
+use crate::wire::rtp::Tag;
 use crate::wire::{Headers, Kind};
 use std::ops::RangeInclusive;
 
@@ -20,6 +21,7 @@ struct Compiled {
     vlan: u16,
     vlan_mask: u16,
     ports: bool,
+    ssrc: (u32, u32),
     protocol: Option<u8>,
     verdict: RuleVerdict,
 }
@@ -35,6 +37,7 @@ impl Compiled {
         vlan: 0,
         vlan_mask: 0,
         ports: false,
+        ssrc: (0, u32::MAX),
         protocol: None,
         verdict: RuleVerdict::Hold,
     };
@@ -46,6 +49,8 @@ pub struct CompiledPolicy {
     name: PolicyName,
     count: usize,
     has_media_ports: bool,
+    /// Rules that name an SSRC: without one, no packet is read for it.
+    by_ssrc: u64,
     by_version: [u64; 3],
     by_dscp: [u64; 64],
     by_protocol: [u64; 256],
@@ -61,6 +66,7 @@ impl CompiledPolicy {
             name: policy.name,
             count: policy.rules.len(),
             has_media_ports: !policy.media_ports.is_empty(),
+            by_ssrc: 0,
             by_version: [0; 3],
             by_dscp: [0; 64],
             by_protocol: [0; 256],
@@ -86,7 +92,8 @@ impl CompiledPolicy {
         for protocol in 0..=255u8 {
             let fits = rule.protocol.is_none_or(|wanted| wanted == protocol);
             let has_ports = !rule.has_ports() || matches!(protocol, 6 | 17);
-            if is_extension(protocol) || fits && has_ports {
+            let has_ssrc = rule.ssrc.is_none() || protocol == 17;
+            if is_extension(protocol) || fits && has_ports && has_ssrc {
                 self.by_protocol[protocol as usize] |= bit;
             }
         }
@@ -94,6 +101,9 @@ impl CompiledPolicy {
             if rule.dscp.is_none_or(|wanted| wanted == dscp) {
                 self.by_dscp[dscp as usize] |= bit;
             }
+        }
+        if rule.ssrc.is_some() {
+            self.by_ssrc |= bit;
         }
         let (src, src_mask) = rule.src.map_or((0, 0), Prefix::bits);
         let (dst, dst_mask) = rule.dst.map_or((0, 0), Prefix::bits);
@@ -110,6 +120,7 @@ impl CompiledPolicy {
             vlan: rule.vlan.unwrap_or(0),
             vlan_mask: if rule.vlan.is_some() { 0x0fff } else { 0 },
             ports: rule.has_ports(),
+            ssrc: rule.ssrc.as_ref().map_or((0, u32::MAX), |r| (*r.start(), *r.end())),
             protocol: rule.protocol,
             verdict: rule.verdict,
         };
@@ -139,11 +150,23 @@ impl CompiledPolicy {
         self.has_media_ports && self.media_ports[port as usize / 64] & 1 << (port % 64) != 0
     }
 
-    /// The first rule that matches: its number from 0 and its verdict.
+    /// The first rule that matches: its number from 0 and its verdict. `head` is what the headers were read from.
     ///
-    /// Where nobody can tell whether a rule means the datagram of a later fragment, it is held. Frames whose headers could not be read match rules about VLANs alone, and are
+    /// Where nobody can tell whether a rule means the datagram (of a later fragment, or one whose RTP header lies in
+    /// another segment), it is held. Frames whose headers could not be read match rules about VLANs alone, and are
     /// never let go by one.
-    pub fn rule_for(&self, h: &Headers) -> Option<(usize, RuleVerdict)> {
+    #[inline]
+    pub fn rule_for(&self, h: &Headers, head: &[u8]) -> Option<(usize, RuleVerdict)> {
+        self.first_rule(h, || Tag::of(h, head))
+    }
+
+    /// The same for a packet whose SSRC is known, not its bytes.
+    pub fn rule_for_ssrc(&self, h: &Headers, ssrc: u32) -> Option<(usize, RuleVerdict)> {
+        self.first_rule(h, || Tag::Ssrc(ssrc))
+    }
+
+    #[inline]
+    fn first_rule(&self, h: &Headers, tag: impl Fn() -> Tag) -> Option<(usize, RuleVerdict)> {
         let readable = !matches!(h.kind, Kind::Malformed | Kind::Unknown);
         let version = match h.version {
             4 if readable => 1,
@@ -154,9 +177,11 @@ impl CompiledPolicy {
         if version != 0 {
             candidates &= self.by_protocol[h.protocol as usize] & self.by_dscp[(h.dscp & 63) as usize];
         }
+        let tag = if candidates & self.by_ssrc != 0 { tag() } else { Tag::None };
         let (src, dst) = (u128::from_be_bytes(h.src), u128::from_be_bytes(h.dst));
         while candidates != 0 {
             let n = candidates.trailing_zeros() as usize;
+            let names_ssrc = self.by_ssrc >> n & 1 != 0;
             candidates &= candidates - 1;
             let rule = &self.rules[n];
             if h.vlan_id() & rule.vlan_mask != rule.vlan
@@ -167,21 +192,31 @@ impl CompiledPolicy {
             }
             // A later fragment has no ports, and over IPv6 it may name an extension header in place of
             // the protocol: nobody can tell whether this rule means its datagram.
-            if rule.ports && !h.has_ports() || rule.protocol.is_some_and(|wanted| wanted != h.protocol) {
+            if (rule.ports || names_ssrc) && !h.has_ports()
+                || rule.protocol.is_some_and(|wanted| wanted != h.protocol)
+            {
                 if h.kind == Kind::Fragment {
                     return Some((n, RuleVerdict::Hold));
                 }
                 continue;
             }
-            if (rule.sport.0..=rule.sport.1).contains(&h.sport)
-                && (rule.dport.0..=rule.dport.1).contains(&h.dport)
+            if !(rule.sport.0..=rule.sport.1).contains(&h.sport)
+                || !(rule.dport.0..=rule.dport.1).contains(&h.dport)
             {
-                let verdict = match rule.verdict {
-                    RuleVerdict::Bypass if !readable => RuleVerdict::Hold,
-                    verdict => verdict,
-                };
-                return Some((n, verdict));
+                continue;
             }
+            if names_ssrc {
+                match tag {
+                    Tag::Ssrc(ssrc) if (rule.ssrc.0..=rule.ssrc.1).contains(&ssrc) => {}
+                    Tag::Untold => return Some((n, RuleVerdict::Hold)),
+                    _ => continue,
+                }
+            }
+            let verdict = match rule.verdict {
+                RuleVerdict::Bypass if !readable => RuleVerdict::Hold,
+                verdict => verdict,
+            };
+            return Some((n, verdict));
         }
         None
     }

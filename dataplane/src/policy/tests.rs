@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 fn matched(rules: Vec<Rule>, frame: &[u8]) -> Option<(usize, RuleVerdict)> {
     let policy = Policy { rules, ..Policy::default() };
-    policy.compile().unwrap().rule_for(&Headers::parse(frame, frame.len() as u32))
+    policy.compile().unwrap().rule_for(&Headers::parse(frame, frame.len() as u32), frame)
 }
 
 fn rule(change: impl FnOnce(&mut Rule)) -> Rule {
@@ -94,6 +94,48 @@ fn a_later_fragment_that_a_port_rule_might_mean_is_held() {
 }
 
 #[test]
+fn a_rule_by_ssrc_matches_what_passes_the_header_check_and_its_rtcp_only() {
+    let by = |range| rule(|r| r.ssrc = Some(range));
+    let media = |ssrc| sample::rtp(1, ssrc);
+    let mut extended = media(7);
+    extended[0] = 0x9f;
+    extended.truncate(60);
+    let cases: [(&str, Vec<u8>, bool); 10] = [
+        ("first", sample::udp(40000, 5004, &media(7)), true),
+        ("last", sample::udp(40000, 5004, &media(9)), true),
+        ("below", sample::udp(40000, 5004, &media(6)), false),
+        ("above", sample::udp(40000, 5004, &media(10)), false),
+        ("v6", sample::udp6(40000, 5004, &media(8)), true),
+        ("tagged", sample::tagged(&sample::udp(40000, 5004, &media(8)), &[0x8100]), true),
+        ("report", sample::udp(40001, 5005, &[0x80, 200, 0, 1, 0, 0, 0, 8]), true),
+        ("another's report", sample::udp(40001, 5005, &[0x80, 200, 0, 1, 0, 0, 0, 6]), false),
+        ("no version 2", sample::udp(40000, 5004, &[&[0x40][..], &media(8)[1..]].concat()), false),
+        ("more sources than bytes", sample::udp(40000, 5004, &extended), false),
+    ];
+    for (name, frame, expected) in cases {
+        assert_eq!(matched(vec![by(7..=9)], &frame).is_some(), expected, "{name}");
+    }
+    assert_eq!(matched(vec![by(0..=u32::MAX)], &sample::tcp(1, 2, &media(7))), None);
+    assert_eq!(matched(vec![by(0..=u32::MAX)], &sample::udp(1, 2, b"neither")), None);
+    assert_eq!(matched(vec![by(0..=u32::MAX)], &sample::arp(1)), None);
+    let later = sample::ipv4(17, &[], 0x0008, &sample::datagram(40000, 5004, &media(7))[64..]);
+    assert_eq!(matched(vec![by(1..=2)], &later), Some((0, RuleVerdict::Hold)), "it may be of that SSRC");
+}
+
+#[test]
+fn a_guest_that_splits_its_frames_evades_no_rule_by_ssrc() {
+    let rules = vec![rule(|r| r.ssrc = Some(7..=7)), rule(|r| r.verdict = RuleVerdict::Bypass)];
+    let policy = Policy { rules, ..Policy::default() }.compile().unwrap();
+    let frame = sample::udp(40000, 5004, &sample::rtp(1, 7));
+    for cut in 42..=frame.len() {
+        let h = Headers::parse(&frame[..cut], frame.len() as u32);
+        let verdict = policy.rule_for(&h, &frame[..cut]).map(|(_, verdict)| verdict);
+        let expected = if cut < 54 { RuleVerdict::Hold } else { RuleVerdict::Refuse };
+        assert_eq!(verdict, Some(expected), "cut at {cut}");
+    }
+}
+
+#[test]
 fn an_unreadable_frame_is_let_go_by_no_rule() {
     let mut frame = sample::tagged(&sample::udp(1, 2, b"x"), &[0x8100]);
     frame.pop();
@@ -116,6 +158,8 @@ fn what_cannot_work_is_refused_with_its_place() {
     bad(|r| r.dscp = Some(64));
     bad(|r| r.sport = Some(RangeInclusive::new(9, 8)));
     bad(|r| (r.sport, r.protocol) = (Some(1..=2), Some(1)));
+    bad(|r| r.ssrc = Some(RangeInclusive::new(9, 8)));
+    bad(|r| (r.ssrc, r.protocol) = (Some(1..=2), Some(6)));
     bad(|r| (r.src, r.dst) = (prefix("::/0"), prefix("0.0.0.0/0")));
     bad(|r| r.src = Some(Prefix { address: "10.0.0.1".parse().unwrap(), length: 8 }));
     let hold_all = |verdict| Policy { rules: vec![Rule::new(verdict)], ..Policy::from(PolicyName::HoldAll) };
@@ -140,7 +184,7 @@ fn media_ports_are_those_given() {
 }
 
 /// The rules read one by one, as the documentation says it.
-fn plainly(rules: &[Rule], h: &Headers) -> Option<(usize, RuleVerdict)> {
+fn plainly(rules: &[Rule], h: &Headers, ssrc: Option<u32>) -> Option<(usize, RuleVerdict)> {
     let within = |prefix: Option<Prefix>, address: [u8; 16]| {
         prefix.is_none_or(|prefix| match (prefix.address, crate::wire::display_address(address)) {
             (IpAddr::V4(p), IpAddr::V4(a)) => {
@@ -161,7 +205,8 @@ fn plainly(rules: &[Rule], h: &Headers) -> Option<(usize, RuleVerdict)> {
             && rule.sport.as_ref().is_none_or(|r| r.contains(&h.sport))
             && rule.dport.as_ref().is_none_or(|r| r.contains(&h.dport))
             && rule.vlan.is_none_or(|v| v == h.vlan_id())
-            && rule.dscp.is_none_or(|d| d == h.dscp);
+            && rule.dscp.is_none_or(|d| d == h.dscp)
+            && rule.ssrc.as_ref().is_none_or(|r| ssrc.is_some_and(|ssrc| r.contains(&ssrc)));
         hit.then_some((n, rule.verdict))
     })
 }
@@ -179,33 +224,39 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     };
     let ports = || proptest::option::of((0..8u16, 0..8u16).prop_map(|(a, b)| a.min(b)..=a.max(b)));
     let fields = (proptest::option::of(prop_oneof![Just(6u8), Just(17)]), net(), net(), ports(), ports());
-    let tags = (proptest::option::of(0..3u16), proptest::option::of(prop_oneof![Just(46u8), Just(0)]));
+    let ssrc = proptest::option::of((0..4u32, 0..4u32).prop_map(|(a, b)| a.min(b)..=a.max(b)));
+    let tags = (proptest::option::of(0..3u16), proptest::option::of(prop_oneof![Just(46u8), Just(0)]), ssrc);
     let verdict = prop_oneof![Just(RuleVerdict::Bypass), Just(RuleVerdict::Hold), Just(RuleVerdict::Refuse)];
-    (fields, tags, verdict).prop_map(|((protocol, src, dst, sport, dport), (vlan, dscp), verdict)| Rule {
-        protocol,
-        src: src.and_then(prefix),
-        dst: dst.and_then(prefix),
-        sport,
-        dport,
-        vlan,
-        dscp,
-        verdict,
+    (fields, tags, verdict).prop_map(|((protocol, src, dst, sport, dport), (vlan, dscp, ssrc), verdict)| {
+        Rule {
+            protocol,
+            src: src.and_then(prefix),
+            dst: dst.and_then(prefix),
+            sport,
+            dport,
+            vlan,
+            dscp,
+            ssrc,
+            verdict,
+        }
     })
 }
 
 proptest! {
     #[test]
     fn compiled_rules_decide_as_rules_read_one_by_one(
-        rules in proptest::collection::vec(any_rule(), 0..12), sport in 0..8u16, dport in 0..8u16, what in 0..4,
+        rules in proptest::collection::vec(any_rule(), 0..12), sport in 0..8u16, dport in 0..8u16, what in 0..5,
+        ssrc in 0..4u32,
     ) {
         let rules: Vec<Rule> = rules.into_iter().filter(|r| r.validate(PolicyName::Realtime).is_ok()).collect();
         let frame = match what {
+            4 => sample::udp(sport, dport, &sample::rtp(1, ssrc)),
             0 => sample::udp(sport, dport, b"x"),
             1 => sample::udp6(sport, dport, b"x"),
             2 => sample::tcp(sport, dport, b"x"),
             _ => sample::tagged(&sample::udp(sport, dport, b"x"), &[0x8100]),
         };
         let headers = Headers::parse(&frame, frame.len() as u32);
-        prop_assert_eq!(matched(rules.clone(), &frame), plainly(&rules, &headers));
+        prop_assert_eq!(matched(rules.clone(), &frame), plainly(&rules, &headers, (what == 4).then_some(ssrc)));
     }
 }

@@ -8,6 +8,7 @@
 //! | 40 | promoted |
 //! | 41 | proven (a promoted stream that is not has only its port to vouch for it) |
 //! | 42 | the media clock is known |
+//! | 43 | signalling named its port before it had proven itself |
 //! | 48-54 | payload type of the last packet |
 
 use super::WINDOW;
@@ -21,6 +22,9 @@ const PROMOTED: u64 = 1 << 40;
 const PROVEN: u64 = 1 << 41;
 const CLOCK: u64 = 1 << 42;
 const SETTLED: u64 = PROMOTED | PROVEN | CLOCK;
+const NAMED: u64 = 1 << 43;
+/// What stays as it is while packets come.
+const KEPT: u64 = SETTLED | NAMED;
 
 /// What a packet is to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,16 @@ impl Track {
         self.0 & SETTLED == SETTLED
     }
 
+    /// Packets of the run that is under way.
+    pub fn in_row(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    /// The number that continues the run.
+    pub fn expected(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
     /// Payload type of the last packet.
     pub fn payload_type(self) -> u8 {
         (self.0 >> 48) as u8 & 0x7f
@@ -80,12 +94,27 @@ impl Track {
     pub fn advanced(self, rtp: &Rtp) -> Track {
         let ahead = rtp.sequence.wrapping_sub(self.0 as u16) as i16 > 0;
         let highest = if ahead { rtp.sequence } else { self.0 as u16 };
-        Track(self.0 & SETTLED | highest as u64 | (rtp.payload_type as u64) << 48)
+        Track(self.0 & KEPT | highest as u64 | (rtp.payload_type as u64) << 48)
     }
 
     /// Promoted, with this packet as the highest.
     pub fn promoted(self, rtp: &Rtp) -> Track {
         Track(self.0 & CLOCK | PROMOTED | rtp.sequence as u64 | (rtp.payload_type as u64) << 48)
+    }
+
+    /// Promoted in the middle of its run, which goes on behind its last packet.
+    pub fn vouched(self) -> Track {
+        let highest = ((self.0 >> 16) as u16).wrapping_sub(1);
+        Track(self.0 & (CLOCK | 0x7f << 48) | PROMOTED | NAMED | highest as u64)
+    }
+
+    /// Signalling is what promoted it.
+    pub fn named(self) -> Track {
+        Track(self.0 | NAMED)
+    }
+
+    pub fn is_named(self) -> bool {
+        self.0 & NAMED != 0
     }
 
     pub fn proven(self) -> Track {
@@ -98,7 +127,7 @@ impl Track {
 
     fn run(self, rtp: &Rtp, count: u8) -> Track {
         Track(
-            self.0 & (SETTLED | 0xffff)
+            self.0 & (KEPT | 0xffff)
                 | (rtp.sequence.wrapping_add(1) as u64) << 16
                 | (count as u64) << 32
                 | (rtp.payload_type as u64) << 48,

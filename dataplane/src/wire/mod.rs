@@ -297,4 +297,4 @@ pub fn address_bytes(address: IpAddr) -> [u8; 16] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

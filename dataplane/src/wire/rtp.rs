@@ -3,7 +3,7 @@
 //!
 //! There is no padding check: under SRTP the padding count is encrypted.
 
-use super::{be16, be32};
+use super::{Headers, Kind, be16, be32};
 
 /// Bytes of an RTP header without contributing sources and extension.
 pub const HEADER: usize = 12;
@@ -37,6 +37,36 @@ pub struct Rtp {
     pub timestamp: u32,
     /// Synchronisation source. 0 is legal.
     pub ssrc: u32,
+}
+
+/// Whose packet a datagram is, as far as its first segment tells: what a rule by SSRC asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// Neither RTP nor RTCP.
+    None,
+    /// The source of RTP, or the sender of RTCP (types 200 to 207: their fifth to eighth byte).
+    Ssrc(u32),
+    /// It may be either: the header lies in another segment.
+    Untold,
+}
+
+impl Tag {
+    /// Of the datagram that `headers` were read from; of a fragmented one, of its first part.
+    #[inline(never)]
+    pub fn of(headers: &Headers, head: &[u8]) -> Tag {
+        if headers.kind != Kind::Udp {
+            return Tag::None;
+        }
+        let (payload, len) = (headers.payload(head), headers.payload_len as usize);
+        match Packet::read(payload, len) {
+            Packet::Rtp(rtp) => Tag::Ssrc(rtp.ssrc),
+            Packet::Rtcp { packet_type: 200..=207 } => Tag::Ssrc(be32(payload, 4)),
+            Packet::Other if payload.len() < len && payload.first().is_none_or(|first| first >> 6 == 2) => {
+                Tag::Untold
+            }
+            _ => Tag::None,
+        }
+    }
 }
 
 impl Packet {
@@ -177,6 +207,24 @@ mod tests {
         report[3] = 2;
         assert_eq!(read(&report), Packet::Other);
         assert_eq!(read(&report[..7]), Packet::Other);
+    }
+
+    #[test]
+    fn a_tag_is_that_of_rtp_and_of_the_sender_of_rtcp_and_untold_where_it_is_not_at_hand() {
+        use crate::wire::sample;
+        let tag = |frame: &[u8]| Tag::of(&Headers::parse(frame, frame.len() as u32), frame);
+        let media = sample::udp(40000, 5004, &sample::rtp(9, 0xcafe_babe));
+        assert_eq!(tag(&media), Tag::Ssrc(0xcafe_babe));
+        assert_eq!(tag(&sample::udp(40000, 5005, &[0x80, 200, 0, 1, 1, 2, 3, 4])), Tag::Ssrc(0x0102_0304));
+        assert_eq!(tag(&sample::udp(40000, 5005, &[0x80, 192, 0, 1, 1, 2, 3, 4])), Tag::None, "no sender");
+        assert_eq!(tag(&sample::udp(40000, 53, &[1; 40])), Tag::None);
+        assert_eq!(tag(&sample::tcp(40000, 53, &sample::rtp(1, 2))), Tag::None);
+        for cut in 42..54 {
+            let headers = Headers::parse(&media[..cut], media.len() as u32);
+            assert_eq!(Tag::of(&headers, &media[..cut]), Tag::Untold, "cut at {cut}");
+        }
+        let short = sample::udp(40000, 5004, &[0x80, 8, 0]);
+        assert_eq!(tag(&short), Tag::None, "there is no more of it");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use super::{Headers, Kind, Reach, be16};
 pub const PROTOCOL: u8 = 6;
 /// Bytes of a header without options.
 pub const HEADER: usize = 20;
+/// The flags FIN, SYN and RST, at byte 13: a connection begins or ends.
+pub const TURNS: u8 = 0b111;
 
 /// Reads the header at `at` of `packet`.
 #[inline(always)]

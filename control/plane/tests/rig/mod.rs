@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tidegate_control::config::Config;
+use tidegate_control::config::{Config, PolicySpec};
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::burst::Burst;
 use tidegate_dataplane::classify::Classifier;
+use tidegate_dataplane::ear::Ear;
 use tidegate_dataplane::guest::{Guest, Rings};
 use tidegate_dataplane::hold::Quota;
 use tidegate_dataplane::lane::{Lane, LaneConfig, LaneShared};
@@ -25,8 +26,8 @@ use tidegate_plane::events::Hub;
 use tidegate_plane::generation::Generations;
 use tidegate_plane::guest::{GuestPlane, LaneSeat, mode};
 use tidegate_plane::plane::Plane;
-use tidegate_plane::policy::PolicySpec;
 use tidegate_plane::server::Server;
+use tidegate_plane::signalling::Listening;
 use tidegate_plane::socket::ControlSocket;
 use tidegate_plane::{timer, watch};
 
@@ -107,6 +108,7 @@ pub struct Rig {
     frozen: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    _listening: Option<Listening>,
     _dir: tempfile::TempDir,
 }
 
@@ -138,7 +140,12 @@ impl Rig {
             for lane in &guest.lanes {
                 let policy = PolicySpec::of(guest).compile().expect("a good policy");
                 let classifier = Classifier::new(policy, 64, rate, &mut Heap);
-                let shared = LaneShared::new(ledger.gate(), classifier.table(), &mut Heap);
+                let shared = LaneShared::with_ear(
+                    ledger.gate(),
+                    classifier.table(),
+                    Ear::new(&guest.sip_ports, 1500),
+                    &mut Heap,
+                );
                 ledger.add(Arc::clone(&shared.gate), Rings::Stopped);
                 let lane_config = LaneConfig {
                     quota: Quota { mbufs: lane.hold_frames.into(), bytes: lane.hold_bytes.0 },
@@ -173,9 +180,11 @@ impl Rig {
         let plane = Arc::new(Plane { guests, lcores: vec![(1, lcore)], rate, hub, generations, started });
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("run/t.sock");
+        let listening = Listening::start(&plane).expect("a thread");
         let server = serve(Arc::clone(&plane), path.clone(), allow_uids.to_vec());
         let threads = vec![server, lcore_thread];
-        let rig = Rig { plane, path, guest_ends, wires, frozen, stop, threads, _dir: dir };
+        let rig =
+            Rig { plane, path, guest_ends, wires, frozen, stop, threads, _listening: listening, _dir: dir };
         assert!(within(Duration::from_secs(5), || UnixStream::connect(&rig.path).is_ok()), "it listens");
         rig
     }

@@ -1,0 +1,132 @@
+//! What a guest's SIP says is learned by its lanes: media leaves from its first packet on, until the call ends.
+
+mod rig;
+
+use rig::{Rig, within};
+use serde_json::json;
+use std::time::Duration;
+
+const GUEST: [u8; 4] = [10, 0, 0, 2];
+const PEER: [u8; 4] = [10, 0, 0, 9];
+
+/// The sum of RFC 1071 over what may be odd in length.
+fn sum(bytes: &[u8]) -> [u8; 2] {
+    let mut sum: u32 =
+        bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |b| u32::from(*b))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+fn ip(src: [u8; 4], dst: [u8; 4], fragment: u16, body: &[u8]) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend((20 + body.len() as u16).to_be_bytes());
+    header.extend([0, 7]);
+    header.extend(fragment.to_be_bytes());
+    header.extend([64, 17, 0, 0]);
+    header.extend([src, dst].concat());
+    let check = sum(&header);
+    header[10..12].copy_from_slice(&check);
+    let ethernet = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0];
+    [&ethernet[..], &header, body].concat()
+}
+
+/// A datagram's bytes behind the IP header.
+fn udp(src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+    let length = (8 + payload.len() as u16).to_be_bytes();
+    let mut udp = [ports[0].to_be_bytes(), ports[1].to_be_bytes(), length, [0; 2]].concat();
+    udp.extend(payload);
+    let check = sum(&[&src[..], &dst, &[0, 17], &length, &udp].concat());
+    udp[6..8].copy_from_slice(&check);
+    udp
+}
+
+fn sip(start: &str, tags: [&str; 2], cseq: &str, body: &str) -> Vec<u8> {
+    format!(
+        "{start}\r\nVia: SIP/2.0/UDP 10.0.0.2;branch=z9hG4bK1\r\nFrom: <sip:a@x>;tag={}\r\nTo: <sip:b@x>{}\r\n\
+         Call-ID: 1@x\r\nCSeq: {cseq}\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
+        tags[0],
+        tags[1],
+        body.len()
+    )
+    .into_bytes()
+}
+
+fn invite() -> Vec<u8> {
+    let sdp =
+        "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\n";
+    sip("INVITE sip:b@x SIP/2.0", ["g", ""], "1 INVITE", sdp)
+}
+
+fn from_guest(rig: &Rig, lane: usize, frame: Vec<u8>) {
+    rig.guest_ends[lane].to_lane.lock().expect("sound").push_back(frame);
+}
+
+fn to_guest(rig: &Rig, payload: &[u8]) {
+    let frame = ip(PEER, GUEST, 0, &udp(PEER, GUEST, [5060, 5060], payload));
+    rig.wires[0].to_lane.lock().expect("sound").push_back(frame);
+    let given = || !rig.guest_ends[0].from_lane.lock().expect("sound").is_empty();
+    assert!(within(Duration::from_secs(5), given), "the guest gets it");
+}
+
+/// Sends one RTP packet of a new source; true when it leaves at once.
+fn leaves(rig: &Rig, lane: usize, ssrc: u8) -> bool {
+    let mut rtp = vec![0x80, 8, 0, 1, 0, 0, 0, 160, 0, 0, 0, ssrc];
+    rtp.resize(172, 0xd5);
+    let seen = || rig.wires[lane].from_lane.lock().expect("sound").len();
+    let before = seen();
+    from_guest(rig, lane, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [4000, 7000], &rtp)));
+    within(Duration::from_millis(200), || seen() > before)
+}
+
+/// Waits until the lane was taught so often.
+fn taught(rig: &Rig, lane: usize, lessons: u64) -> bool {
+    let mut client = rig.client();
+    within(Duration::from_secs(5), || {
+        let stats = client.grant("stats", json!({}));
+        stats["guests"][0]["lanes"][lane]["signalling"]["lessons"].as_u64() == Some(lessons)
+    })
+}
+
+#[test]
+fn the_first_packet_of_a_call_leaves_at_once_until_the_other_side_hangs_up() {
+    let rig = Rig::one("mode = \"protected\"");
+    assert!(!leaves(&rig, 0, 1), "nothing is known of the port");
+    from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [5060, 5060], &invite())));
+    assert!(taught(&rig, 0, 1));
+    assert!(leaves(&rig, 0, 2));
+    to_guest(&rig, &sip("BYE sip:a@x SIP/2.0", ["p", ";tag=g"], "1 BYE", ""));
+    assert!(taught(&rig, 0, 2));
+    assert!(!leaves(&rig, 0, 3), "the call is over");
+}
+
+#[test]
+fn a_fragmented_invite_teaches_every_lane_of_the_guest() {
+    let second =
+        "[[guest.lane]]\nguest_port = \"net_vhost1,iface=/r/1\"\nwire_port = \"net_null1\"\nlcore = 1\n";
+    let rig = Rig::new(&format!("{}{second}", rig::guest("pbx", 0, "mode = \"protected\"")), &[]);
+    let whole = udp(GUEST, PEER, [5060, 5060], &invite());
+    let (first, last) = whole.split_at(208);
+    from_guest(&rig, 0, ip(GUEST, PEER, 208 / 8, last));
+    from_guest(&rig, 0, ip(GUEST, PEER, 0x2000, first));
+    for lane in [0, 1] {
+        assert!(taught(&rig, lane, 1));
+        assert!(leaves(&rig, lane, 1), "lane {lane}");
+    }
+}
+
+#[test]
+fn other_ports_the_wire_and_an_empty_list_teach_nothing() {
+    let rig = Rig::one("mode = \"protected\"\nsip_ports = [5080]");
+    from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [5060, 5060], &invite())));
+    assert!(!leaves(&rig, 0, 1));
+    from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [40000, 5080], &invite())));
+    assert!(taught(&rig, 0, 1) && leaves(&rig, 0, 2));
+    let rig = Rig::one("mode = \"protected\"\nsip_ports = []");
+    from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [5060, 5060], &invite())));
+    assert!(!leaves(&rig, 0, 1));
+    let rig = Rig::one("mode = \"protected\"");
+    to_guest(&rig, &invite());
+    assert!(!leaves(&rig, 0, 1), "only the guest names its ports");
+}
