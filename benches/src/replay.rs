@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// MiB for [`POOL`] mbufs and DPDK's own tables.
 pub const MEMORY_MIB: u32 = 1024;
+/// On plain pages an mbuf of testpmd takes a whole one.
+const MEMORY_MIB_PLAIN: u32 = 1600;
 /// Mbufs: the driver keeps the whole circle of the largest load in them.
 const POOL: u32 = 330_000;
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -94,13 +96,20 @@ impl Replay<'_> {
         Ok(frames / seconds)
     }
 
+    fn memory_mib(&self) -> u32 {
+        match self.pages {
+            Pages::Huge => MEMORY_MIB,
+            Pages::NoHuge => MEMORY_MIB_PLAIN,
+        }
+    }
+
     fn testpmd(&self, prefix: &str, ports: &[String; 2]) -> Vec<String> {
         let Cpus { dut, generator } = self.cpus;
         let mut args = vec![
             format!("--lcores={generator}@{generator},{dut}@{dut}"),
             format!("--main-lcore={generator}"),
         ];
-        args.extend(self.pages.eal_args(MEMORY_MIB));
+        args.extend(self.pages.eal_args(self.memory_mib()));
         args.extend(["--no-pci", "--log-level=*:warning"].map(String::from));
         args.push(format!("--file-prefix={prefix}"));
         args.extend(ports.iter().map(|port| format!("--vdev={port}")));
@@ -117,6 +126,7 @@ impl Replay<'_> {
     }
 
     fn configuration(&self, prefix: &str, ports: &[String; 2], control: &Path) -> String {
+        let memory_mib = self.memory_mib();
         let hugepages = if self.pages == Pages::Huge { "yes" } else { "no" };
         let mode = if self.open { "open" } else { "protected" };
         let [guest, wire] = ports;
@@ -124,7 +134,7 @@ impl Replay<'_> {
         format!(
             r#"[eal]
 control_cpus = [{generator}]
-memory_mb = {MEMORY_MIB}
+memory_mb = {memory_mib}
 hugepages = "{hugepages}"
 file_prefix = "{prefix}"
 [control]

@@ -2,7 +2,7 @@
 # The whole user space of the test guest. What to do comes on the kernel's command line:
 #   tg.nicN=ADDRESS[,ADDRESS..]      addresses of ethN
 #   tg.vlanN=ID,ADDRESS[,ADDRESS..]  a VLAN on ethN and its addresses
-#   tg.serve=ADDRESS                 a SIP server that echoes RTP, and an iperf3 server, there
+#   tg.serve=ADDRESS                 SIP servers that echo RTP (by UDP and by TCP), and an iperf3 server, there
 #   tg.relay=ADDRESS                 a SIP proxy and registrar and its media relay there
 #   tg.beacon=WORD[,WORD..]          start the beacon with these words (see src/bin/beacon.rs)
 # Then it takes commands from the serial line: "ID COMMAND" is answered by "TG-DONE ID STATUS".
@@ -59,6 +59,7 @@ for word in $(cat /proc/cmdline); do
         ;;
     tg.serve=*)
         sipp -sn uas -rtp_echo -i "$value" -p 5060 -bg -nostdin >/tmp/sipp.log 2>&1
+        sipp -sn uas -rtp_echo -t t1 -i "$value" -p 5060 -mp 7000 -bg -nostdin >/tmp/sipp-tcp.log 2>&1
         iperf3 -s -D >/tmp/iperf3.log 2>&1
         ;;
     tg.relay=*)

@@ -28,6 +28,8 @@ use crate::tool_stack::{Parts, Rhythm, ToolStack};
 pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// Where the guest echoes RTP: sipp's media port.
 pub const MEDIA: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GUEST_IP), 6000);
+/// The same of the sipp that takes calls by TCP.
+pub const MEDIA_BY_TCP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GUEST_IP), 7000);
 /// The VLAN of the beacon's tagged frames.
 pub const VLAN: u16 = 7;
 /// The guest's user space lives in its memory, and that of [`Service::Relay`] is 190 MiB.
@@ -246,11 +248,16 @@ impl Laboratory {
     /// and then a telephone event, about 10 s in all. Each call is a process with ports of its own: one
     /// sipp plays the media of one call only.
     pub fn calls(&self, calls: u16) -> Result<Calls> {
+        self.calls_by(calls, "u1")
+    }
+
+    /// The same with the signalling by `transport`: sipp's `u1` (UDP) or `t1` (TCP).
+    pub fn calls_by(&self, calls: u16, transport: &str) -> Result<Calls> {
         self.link_media()?;
         let start = |call: u16| {
             Program::new("sipp")
                 .args("-sn uac_pcap -i 10.9.0.1 -mi 10.9.0.1 -m 1 -nostdin -timeout 60s -timeout_error")
-                .args(&format!("-p {} -mp {}", 5100 + call, 6100 + 4 * call))
+                .args(&format!("-t {transport} -p {} -mp {}", 5100 + call, 6100 + 4 * call))
                 .arg(format!("{GUEST_IP}:5060"))
                 .inside(&self.outside)
                 .directory(self.scratch.path())

@@ -53,6 +53,23 @@ fn ceiling_reports_ratios_and_frames_a_second() {
 }
 
 #[test]
+fn classify_reports_ticks_and_instructions_over_the_plain_forwarder() {
+    if one_cpu() {
+        return;
+    }
+    let report = bench(&["classify", "--seconds", "0.2", "--repeats", "1"]);
+    for load in ["rtp", "rtp_10000_streams", "tcp"] {
+        assert!(report["added_ticks"][load]["median"].is_f64(), "{load}: {report}");
+        assert!(
+            report["mac_ticks"][load]["median"].as_f64().is_some_and(|ticks| ticks > 1.0),
+            "{load}: {report}"
+        );
+    }
+    assert!(report["many_over_few"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");
+    assert!(report["instructions"]["rtp_bypass"].as_f64().is_some_and(|n| n > 100.0), "{report}");
+}
+
+#[test]
 fn a_wrong_name_is_wrong_use() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let output = Command::new(top.join("scripts/bench")).arg("ceilling").output().expect("it starts");

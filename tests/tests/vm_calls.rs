@@ -10,8 +10,8 @@ use tidegate_tests::capture::{Capture, Frame};
 use tidegate_tests::ensure;
 use tidegate_tests::failure::Result;
 use tidegate_tests::guest_image::Service;
-use tidegate_tests::laboratory::{GUEST_IP, Laboratory, Setting, tidegate};
-use tidegate_tests::media::{payload_types, percentile, relayed_streams};
+use tidegate_tests::laboratory::{GUEST_IP, Laboratory, MEDIA, MEDIA_BY_TCP, Setting, tidegate};
+use tidegate_tests::media::{echoed_streams, payload_types, percentile, relayed_streams};
 use tidegate_tests::outcome::Policy;
 use tidegate_tests::phone::{Model, Phone, Transport};
 use tidegate_tests::plane::Source;
@@ -93,6 +93,55 @@ fn calls_through_a_proxy_in_the_guest_are_set_up_and_their_media_does_not_wait()
         judge(&laboratory, call.what, call.visible(), call.streams, &capture.finish()?)?;
     }
     a_call_with_everything(&laboratory)?;
+    laboratory.plane.stop()?;
+    laboratory.passed();
+    Ok(())
+}
+
+/// The guest itself answers, by UDP and by TCP: its answer names the port, and waits for its commit. So the plane knows
+/// the port long before there is media, and no packet waits.
+#[test]
+fn no_packet_of_a_call_that_the_guest_answers_waits_whether_by_udp_or_tcp() -> Result<()> {
+    let setting = Setting {
+        kind: tidegate()?,
+        policy: Policy::Realtime.name(),
+        source: Source::Timer { interval_ms: INTERVAL_MS, delay_ms: 50 },
+        plane_is_client: false,
+    };
+    let mut laboratory = Laboratory::open(&setting, Path::new(env!("CARGO_BIN_EXE_beacon")))?;
+    for (transport, media) in [("u1", MEDIA), ("t1", MEDIA_BY_TCP)] {
+        let capture = laboratory.capture(transport)?;
+        laboratory.calls_by(1, transport)?.succeed()?;
+        let streams = echoed_streams(&capture.finish()?, media);
+        let told = laboratory.plane.control()?.execute("streams", json!({}))?;
+        let told = told["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for ((caller, ssrc), stream) in &streams {
+            let ssrc = format!("0x{ssrc:08x}");
+            let from = media.to_string();
+            let report = told
+                .iter()
+                .find(|report| report["ssrc"] == ssrc.as_str() && report["source"] == from.as_str());
+            let report = report.unwrap_or(&Value::Null);
+            let delays = stream.delays_ns();
+            println!(
+                "{transport}: {ssrc} of {caller}: {} in, {} out, delay first {} ms, most {} ms, {report}",
+                stream.sent.len(),
+                stream.echoed.len(),
+                delays.first().copied().unwrap_or_default() / MS,
+                percentile(&delays, 1.0) / MS
+            );
+            ensure!(
+                (stream.lost(), stream.reordered()) == (0, 0),
+                "{transport}: packets lost or out of order"
+            );
+            ensure!(
+                report["promoted_at"] == 1 && report["named_by_sip"] == true && report["held"] == 0,
+                "{transport}: {report}"
+            );
+        }
+        // The voice and the telephone event.
+        ensure!(streams.len() == 2, "{transport}: {} streams", streams.len());
+    }
     laboratory.plane.stop()?;
     laboratory.passed();
     Ok(())
