@@ -39,7 +39,10 @@ where
         for _ in 0..LESSONS_A_POLL {
             let Some(lesson) = self.listener.lesson() else { return };
             self.classifier.learn(&lesson, now);
-            while let Some(stream) = self.classifier.vouched(&lesson) {
+            // Behind a fence what is held stays where it is.
+            while !self.fenced
+                && let Some(stream) = self.classifier.vouched(&lesson)
+            {
                 self.promote(stream);
             }
         }
