@@ -11,4 +11,7 @@
 //! is given when the standby has *acknowledged* the complete checkpoint.
 
 pub mod checkpoint;
+pub mod desk;
 pub mod link;
+pub mod pacing;
+pub mod plane;

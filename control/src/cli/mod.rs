@@ -1,9 +1,11 @@
 //! The command line of `tidegate`.
 
+mod replication;
 mod start;
 mod tables;
 mod verbs;
 
+pub use replication::*;
 pub use start::{check, dpdk_version, plane_program};
 
 use verbs::VerbCommand;
@@ -51,6 +53,8 @@ enum Command {
     Run(Box<RunArgs>),
     #[command(flatten)]
     Verb(VerbCommand),
+    #[command(flatten)]
+    Replication(ReplicationCommand),
     /// What this host lacks: huge pages, IOMMU, CPU isolation, drivers, permissions, kernel features
     #[command(after_help = "Examples:
   tidegate doctor
@@ -121,6 +125,7 @@ impl Cli {
                 let json = verb.reach().json;
                 ended(verb.execute(), json)
             }
+            Command::Replication(_) => replication::hand_over(),
             Command::Doctor { json } => doctor::main(json),
             Command::Classify(args) => classify::main(&args),
             Command::Explain(args) => explain::main(&args),

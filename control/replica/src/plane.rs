@@ -1,0 +1,227 @@
+//! The plane's control socket, as replication uses it: one connection that controls the guest, shared by the threads
+//! that close, commit and renew the lease.
+
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tidegate_control::client::{Client, ClientError};
+
+use crate::checkpoint::CheckpointId;
+
+/// Nanoseconds of `CLOCK_MONOTONIC`: the clock in which leases are told to the plane.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok();
+    now.and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok()).unwrap_or(0)
+}
+
+/// A controlled guest of a running plane.
+#[derive(Debug)]
+pub struct Plane {
+    client: Mutex<Client>,
+    socket: PathBuf,
+    guest: String,
+    pid: u32,
+}
+
+/// A lease as the plane counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When it was asked for, [`monotonic_ns`].
+    pub since_ns: u64,
+    /// Length, milliseconds.
+    pub term_ms: u64,
+}
+
+/// What a close or a promotion ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The epoch, and the generation that its commit must name.
+    pub id: CheckpointId,
+    /// Frames held under its stamp.
+    pub frames: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+}
+
+/// A sign of life of the plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Pulse {
+    /// `open`, `protected` or `muted`.
+    pub mode: String,
+    /// Nothing leaves.
+    pub fenced: bool,
+    /// The guest's generation.
+    pub generation: u64,
+    /// The open epoch.
+    pub epoch: u64,
+    /// The last committed epoch.
+    pub committed: u64,
+    /// Polls of the lcore that polls least.
+    pub polls: u64,
+    /// Frames that wait for a commit.
+    pub held_frames: u64,
+    /// Bytes of those.
+    pub held_bytes: u64,
+    /// When the first frame left after the last `unmute`, [`monotonic_ns`].
+    #[serde(default)]
+    pub first_frame_ns: Option<u64>,
+    /// When the first RTP frame did.
+    #[serde(default)]
+    pub first_rtp_ns: Option<u64>,
+}
+
+fn number(value: &Value, key: &str) -> Result<u64, ClientError> {
+    value[key]
+        .as_u64()
+        .ok_or_else(|| ClientError::Answer(format!("the plane's answer has no {key}: {value}")))
+}
+
+fn id(value: &Value) -> Result<CheckpointId, ClientError> {
+    Ok(CheckpointId { generation: number(value, "generation")?, epoch: number(value, "epoch")? })
+}
+
+impl Plane {
+    /// Connects, and looks that there is such a guest. `guest` may be left out where the plane has one only.
+    pub fn connect(socket: &Path, guest: Option<&str>) -> Result<Plane, ClientError> {
+        let mut client = Client::connect(socket)?;
+        let pid = client.greeting().tidegate.pid;
+        let all = client.execute("guests", json!({}))?;
+        let names: Vec<&str> =
+            all["guests"].as_array().into_iter().flatten().filter_map(|g| g["guest"].as_str()).collect();
+        let name = match (guest, names.as_slice()) {
+            (Some(guest), names) if names.contains(&guest) => guest,
+            (None, [only]) => only,
+            (Some(guest), _) => {
+                return Err(ClientError::Answer(format!(
+                    "the plane has no guest `{guest}`; there are {}",
+                    names.join(", ")
+                )));
+            }
+            (None, _) => {
+                return Err(ClientError::Answer(format!(
+                    "the plane has several guests: name one of {} with --guest",
+                    names.join(", ")
+                )));
+            }
+        };
+        let guest = name.to_owned();
+        Ok(Plane { client: Mutex::new(client), socket: socket.to_owned(), guest, pid })
+    }
+
+    fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, verb: &str, mut arguments: Value) -> Result<Value, ClientError> {
+        arguments["guest"] = json!(self.guest);
+        self.client().execute(verb, arguments)
+    }
+
+    /// The guest's name.
+    pub fn guest(&self) -> &str {
+        &self.guest
+    }
+
+    /// The plane's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The guest as `guests` reports it.
+    pub fn report(&self) -> Result<Value, ClientError> {
+        let all = self.client().execute("guests", json!({}))?;
+        let guests = all["guests"].as_array().into_iter().flatten();
+        let ours = guests.into_iter().find(|g| g["guest"] == self.guest.as_str()).cloned();
+        ours.ok_or_else(|| ClientError::Answer(format!("the plane has no guest `{}` any more", self.guest)))
+    }
+
+    /// Another connection, for events: this one answers requests only.
+    pub fn subscribe(&self, events: &[&str]) -> Result<Client, ClientError> {
+        let mut client = Client::connect(&self.socket)?;
+        client.execute("subscribe", json!({ "events": events }))?;
+        Ok(client)
+    }
+
+    /// Becomes the guest's controller, whoever is.
+    pub fn take_over(&self) -> Result<(), ClientError> {
+        self.ask("takeover", json!({})).map(drop)
+    }
+
+    /// Protection begins, inside a pause. The checkpoint of this pause is named by the epoch before the first.
+    pub fn protect(&self, first_epoch: u64, term: Option<Term>) -> Result<CheckpointId, ClientError> {
+        let mut arguments = json!({ "first_epoch": first_epoch });
+        if let Some(Term { since_ns, term_ms }) = term {
+            arguments["term_ms"] = json!(term_ms);
+            arguments["since_ns"] = json!(since_ns);
+        }
+        let open = id(&self.ask("protect", arguments)?)?;
+        Ok(CheckpointId { epoch: open.epoch.saturating_sub(1), ..open })
+    }
+
+    /// The guest is paused: its epoch ends.
+    pub fn close(&self) -> Result<Closed, ClientError> {
+        let told = self.ask("close", json!({}))?;
+        Ok(Closed { id: id(&told)?, frames: number(&told, "frames")?, bytes: number(&told, "bytes")? })
+    }
+
+    /// Whether the guest stood still from the close until now.
+    pub fn seal(&self, epoch: u64) -> Result<(), ClientError> {
+        self.ask("seal", json!({ "epoch": epoch })).map(drop)
+    }
+
+    /// The standby holds this checkpoint.
+    pub fn commit(&self, id: CheckpointId) -> Result<(), ClientError> {
+        self.ask("commit", json!({ "generation": id.generation, "epoch": id.epoch })).map(drop)
+    }
+
+    /// Prolongs the lease.
+    pub fn lease(&self, generation: u64, term: Term) -> Result<(), ClientError> {
+        let Term { since_ns, term_ms } = term;
+        self.ask("lease", json!({ "generation": generation, "term_ms": term_ms, "since_ns": since_ns }))
+            .map(drop)
+    }
+
+    /// Nothing leaves any more; true once every lane has seen it.
+    pub fn fence(&self) -> Result<bool, ClientError> {
+        Ok(self.ask("fence", json!({}))?["seen_by_all_lanes"] == true)
+    }
+
+    /// See `backup-lost` of the protocol.
+    pub fn backup_lost(&self, evidence: &str) -> Result<Value, ClientError> {
+        self.ask("backup-lost", json!({ "evidence": evidence }))
+    }
+
+    /// A sign of life.
+    pub fn pulse(&self) -> Result<Pulse, ClientError> {
+        let told = self.ask("pulse", json!({}))?;
+        serde_json::from_value(told).map_err(|e| ClientError::Answer(format!("pulse: {e}")))
+    }
+
+    /// What the replay guard of a standby must know: streams and who the guest is. `since`: what an earlier answer said.
+    pub fn guard(&self, since: Option<u64>) -> Result<Value, ClientError> {
+        self.ask("guard", since.map_or_else(|| json!({}), |since| json!({ "since": since })))
+    }
+
+    /// Teaches a muted plane the same.
+    pub fn teach_guard(&self, report: &Value) -> Result<(), ClientError> {
+        self.ask("guard", report.clone()).map(drop)
+    }
+
+    /// Discards what the guest sends.
+    pub fn mute(&self) -> Result<(), ClientError> {
+        self.ask("mute", json!({})).map(drop)
+    }
+
+    /// The standby's guest may speak.
+    pub fn unmute(&self, protected: bool, first_epoch: u64) -> Result<CheckpointId, ClientError> {
+        id(&self.ask("unmute", json!({ "protected": protected, "first_epoch": first_epoch }))?)
+    }
+
+    /// True when the plane's process is gone for certain: then nothing of its guest leaves this host.
+    pub fn is_dead(&self) -> bool {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or(i32::MAX));
+        nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH)
+    }
+}

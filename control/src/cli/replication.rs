@@ -1,0 +1,288 @@
+//! The command lines of replication. The programs behind them are in `tidegate-replica`, which `tidegate` becomes: so
+//! the client that people type with links neither TLS nor anything that maps a guest's memory.
+
+use super::{FAILED, say_error};
+use crate::config::DEFAULT_SOCKET;
+use crate::quantity::span;
+use clap::{Args, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// The program behind these commands.
+const REPLICA: &str = "tidegate-replica";
+
+/// See the module's head.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ReplicationCommand {
+    /// Replicate a running VM of this host to a standby: pause, close, save, resume; commit when the standby has it
+    #[command(after_help = "Examples:
+  tidegate replicate --qmp /run/pbx.qmp --to 10.7.0.2:7411 --certs /etc/tidegate/certs --peer host-b
+  tidegate replicate --guest pbx --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval 50ms --json
+
+The VM's RAM must be a shared file: -object memory-backend-file,id=mem,size=4G,share=on,mem-path=/dev/shm/pbx
+-machine memory-backend=mem. Ends with SIGTERM or SIGINT: the standby is told that it cannot take over any more, and the
+guest goes on unprotected as its on_backup_lost says. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
+    Replicate(Box<ReplicateArgs>),
+    /// Be the standby of a VM: hold its newest checkpoint, and take over when its primary is dead
+    #[command(after_help = "Example:
+  tidegate standby --qmp /run/pbx-b.qmp --listen 10.7.0.2:7411 --certs /etc/tidegate/certs --peer host-a
+
+QEMU waits beside it with the same devices and RAM size, its own RAM file, and -incoming defer; this host's plane serves
+its vhost-user socket with mode = \"muted\". After a promotion the process stays, to tell the old primary that it is over.")]
+    Standby(Box<StandbyArgs>),
+    /// Have the standby take over now: it waits until the primary's lease has ended, unless you say that it is fenced
+    #[command(after_help = "Examples:
+  tidegate failover
+  tidegate failover --primary-is-off       only after its power was cut: nothing else makes this true")]
+    Failover(FailoverArgs),
+    /// How a replication stands, on either host
+    #[command(after_help = "Examples:
+  tidegate replication
+  tidegate replication --desk /run/tidegate/standby.sock --json")]
+    Replication(DeskArgs),
+    /// Make the certificates that primary, standby and witness know each other by
+    #[command(after_help = "Example:
+  tidegate certs /etc/tidegate/certs host-a host-b witness
+  scp /etc/tidegate/certs/{ca.pem,host-b.pem,host-b.key} host-b:/etc/tidegate/certs/")]
+    Certs(CertsArgs),
+    /// Hold the lease for both hosts, on a third one
+    #[command(after_help = "Example:
+  tidegate witness --listen 10.7.0.3:7412 --certs /etc/tidegate/certs --node witness")]
+    Witness(WitnessArgs),
+    /// Follow a VM that somebody else checkpoints (COLO, virsh): STOP closes, RESUME commits where you say that it may
+    #[command(after_help = "Examples:
+  tidegate observe --guest pbx --qmp /run/pbx.qmp                      closes only; somebody else commits
+  tidegate observe --guest pbx --qmp /run/pbx.qmp --resume-commits     COLO: RESUME means that the secondary has it")]
+    Observe(ObserveArgs),
+}
+
+/// Who decides that a standby takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decide {
+    /// The standby, once the primary is silent and its lease has ended.
+    Standby,
+    /// A cluster manager or a person: `tidegate failover`.
+    Manager,
+    /// A third host that holds the lease.
+    Witness,
+}
+
+/// How a guest's writable disks are kept in step with its checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disks {
+    /// It has none.
+    None,
+    /// All are read-only.
+    ReadOnly,
+    /// Something else replicates them; --disk-hook is called at each close and commit.
+    External,
+}
+
+/// The link to the other host.
+#[derive(Clone, Debug, Args)]
+pub struct LinkArgs {
+    /// Directory of ca.pem, NODE.pem and NODE.key (tidegate certs). Only a link on loopback may do without
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
+    /// This host's name in its certificate [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// The name in the other host's certificate
+    #[arg(long, value_name = "NAME", requires = "certs")]
+    pub peer: Option<String>,
+    /// From one heartbeat to the next
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = span)]
+    pub beat: Duration,
+    /// Silence of the other side that counts as its death
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
+    pub dead_after: Duration,
+    /// Who decides about a takeover; both hosts must say the same
+    #[arg(long, value_enum, default_value_t = Decide::Standby)]
+    pub decide: Decide,
+    /// The witness
+    #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"))]
+    pub witness: Option<SocketAddr>,
+}
+
+/// The VM and its plane on this host.
+#[derive(Clone, Debug, Args)]
+pub struct VmArgs {
+    /// The plane's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// The guest; may be left out where the plane has one only
+    #[arg(long, short, value_name = "NAME")]
+    pub guest: Option<String>,
+    /// A monitor of the VM's QEMU (-qmp unix:PATH,server=on,wait=off), for this process alone
+    #[arg(long, value_name = "PATH")]
+    pub qmp: PathBuf,
+    /// Become the guest's controller even if another process is
+    #[arg(long)]
+    pub takeover: bool,
+    /// Every checkpoint and event as a line of JSON on the standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`ReplicationCommand::Replicate`].
+#[derive(Clone, Debug, Args)]
+pub struct ReplicateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub vm: VmArgs,
+    /// The standby
+    #[arg(long, value_name = "ADDR")]
+    pub to: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub link: LinkArgs,
+    /// From one checkpoint to the next
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
+    pub interval: Duration,
+    /// The earliest next one, when output waits and asks for it
+    #[arg(long, value_name = "TIME", default_value = "40ms", value_parser = span)]
+    pub floor: Duration,
+    /// The latest next one, while nothing waits
+    #[arg(long, value_name = "TIME", default_value = "400ms", value_parser = span)]
+    pub ceiling: Duration,
+    /// Checkpoints that may be on their way at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub in_flight: u32,
+    /// Send all of RAM with every checkpoint, through QEMU: for a VM whose RAM is in no shared file
+    #[arg(long)]
+    pub full: bool,
+    /// Threads that compare RAM while the VM is paused [default: two where there are two CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub compare_threads: Option<u32>,
+    /// How the guest's disks are kept in step
+    #[arg(long, value_enum, default_value_t = Disks::None)]
+    pub disks: Disks,
+    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement
+    #[arg(long, value_name = "PATH", required_if_eq("disks", "external"))]
+    pub disk_hook: Option<PathBuf>,
+    /// This process's own socket: tidegate replication
+    #[arg(long, value_name = "PATH", default_value = "/run/tidegate/replicate.sock")]
+    pub desk: PathBuf,
+}
+
+/// See [`ReplicationCommand::Standby`].
+#[derive(Clone, Debug, Args)]
+pub struct StandbyArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub vm: VmArgs,
+    /// Where the primary finds this standby
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub link: LinkArgs,
+    /// How long one grant lets the primary speak
+    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
+    pub term: Duration,
+    /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
+    #[arg(long)]
+    pub protected: bool,
+    /// Largest device state that is taken, MiB (with --full on the primary: RAM too)
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    pub device_mib: u32,
+    /// This process's own socket: tidegate replication, tidegate failover
+    #[arg(long, value_name = "PATH", default_value = STANDBY_DESK)]
+    pub desk: PathBuf,
+}
+
+/// Where a standby is asked.
+const STANDBY_DESK: &str = "/run/tidegate/standby.sock";
+
+/// See [`ReplicationCommand::Failover`].
+#[derive(Clone, Debug, Args)]
+pub struct FailoverArgs {
+    /// The primary is off or fenced for certain: its lease need not be waited for
+    #[arg(long)]
+    pub primary_is_off: bool,
+    /// The standby's socket
+    #[arg(long, value_name = "PATH", default_value = STANDBY_DESK)]
+    pub desk: PathBuf,
+    /// The answer as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`ReplicationCommand::Replication`].
+#[derive(Clone, Debug, Args)]
+pub struct DeskArgs {
+    /// Whom to ask; default: whichever of /run/tidegate/replicate.sock and standby.sock answers
+    #[arg(long, value_name = "PATH")]
+    pub desk: Option<PathBuf>,
+    /// The answer as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`ReplicationCommand::Certs`].
+#[derive(Clone, Debug, Args)]
+pub struct CertsArgs {
+    /// Where they go; the authority's key stays there, so that nodes can be added
+    pub dir: PathBuf,
+    /// Names of hosts
+    #[arg(required = true, value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// Make a node's certificate anew
+    #[arg(long)]
+    pub force: bool,
+    /// What was made as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`ReplicationCommand::Witness`].
+#[derive(Clone, Debug, Args)]
+pub struct WitnessArgs {
+    /// Where both hosts find it
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Directory of ca.pem, NODE.pem and NODE.key (tidegate certs). Only a link on loopback may do without
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
+    /// This host's name in its certificate [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// How long one grant lets a holder speak
+    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
+    pub term: Duration,
+    /// Every grant that changes hands as a line of JSON on the standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`ReplicationCommand::Observe`].
+#[derive(Clone, Debug, Args)]
+pub struct ObserveArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub vm: VmArgs,
+    /// A RESUME says that the backup has the checkpoint of the pause that it ends (COLO says so; `virsh` does not)
+    #[arg(long)]
+    pub resume_commits: bool,
+}
+
+/// Becomes `tidegate-replica` with the same arguments.
+pub(super) fn hand_over() -> ExitCode {
+    let beside = std::env::current_exe().ok().and_then(|here| {
+        let dir = here.parent()?.to_owned();
+        let places = [dir.join(REPLICA), dir.parent()?.join("libexec/tidegate").join(REPLICA)];
+        places.into_iter().find(|path| path.is_file())
+    });
+    let Some(program) = beside else {
+        say_error("cannot find tidegate-replica beside this program; install tidegate again");
+        return ExitCode::from(FAILED);
+    };
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    say_error(&format!("cannot start {}: {error}", program.display()));
+    ExitCode::from(FAILED)
+}
