@@ -11,4 +11,5 @@
 //! is given when the standby has *acknowledged* the complete checkpoint.
 
 pub mod checkpoint;
+pub mod lease;
 pub mod link;
