@@ -12,6 +12,7 @@
 
 pub mod checkpoint;
 pub mod desk;
+pub mod lease;
 pub mod link;
 pub mod pacing;
 pub mod plane;
