@@ -11,4 +11,6 @@
 //! is given when the standby has *acknowledged* the complete checkpoint.
 
 pub mod checkpoint;
+pub mod disks;
 pub mod link;
+pub mod qmp;
