@@ -12,7 +12,9 @@
 
 pub mod checkpoint;
 pub mod desk;
+pub mod disks;
 pub mod lease;
 pub mod link;
 pub mod pacing;
 pub mod plane;
+pub mod qmp;

@@ -1,4 +1,22 @@
-//! A checkpoint: a state of the VM, as it travels.
+//! A checkpoint: a state of the VM, as it travels; how it is taken, and how it comes back to life.
+
+mod carry;
+mod digest;
+mod find;
+pub mod image;
+mod page_set;
+pub mod ram;
+pub mod shadow;
+pub mod soft_dirty;
+pub mod take;
+
+pub use carry::Carry;
+pub use digest::{PageHashes, page_hash};
+pub use image::{Image, ImageError, ImageState, LoadTimings};
+pub use page_set::PageSet;
+pub use ram::{GuestRam, RamError};
+pub use shadow::Shadow;
+pub use take::{TakeError, TakeOptions, TakeTimings, Taken, Taker};
 
 /// Bytes of a page, the unit in which RAM is compared and sent.
 pub const PAGE: usize = 4096;

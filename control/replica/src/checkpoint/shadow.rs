@@ -1,0 +1,148 @@
+//! What was last sent: a private copy of RAM, against which RAM is compared while the VM is paused.
+
+use std::num::NonZero;
+
+use super::digest::{PageHashes, page_hash};
+use super::{PAGE, PageSet, Pages, RamDigest, ram::GuestRam};
+
+/// Pages in a chunk of the first copy: 1 MiB.
+const SEED_PAGES: usize = 256;
+/// Pages that a thread takes at a time.
+const BLOCK: usize = 64;
+
+/// See the module's head. It begins all zero, as does the standby's image: so a page that is zero is never sent.
+pub struct Shadow {
+    bytes: Vec<u8>,
+    hashes: PageHashes,
+    threads: usize,
+    /// The first page that the first copy has not visited.
+    seeded: usize,
+}
+
+/// What one thread found: pages, in rising order.
+#[derive(Default)]
+struct Found {
+    pages: Pages,
+    hashes: Vec<(u32, u128)>,
+}
+
+impl Shadow {
+    /// Of RAM with so many pages, compared by so many threads (0: two, or one where there is but one core).
+    pub fn new(pages: usize, threads: usize) -> Shadow {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = if threads == 0 { cores.min(2) } else { threads };
+        Shadow { bytes: vec![0; pages * PAGE], hashes: PageHashes::zeroed(pages), threads, seeded: 0 }
+    }
+
+    /// What all of it holds.
+    pub fn digest(&self) -> RamDigest {
+        self.hashes.digest()
+    }
+
+    /// How many pages.
+    pub fn pages(&self) -> usize {
+        self.hashes.pages()
+    }
+
+    /// Finds the pages in which RAM differs, among `candidates` or all, takes them over and gives them out. The VM is
+    /// paused.
+    pub fn collect(&mut self, ram: &GuestRam, candidates: Option<&PageSet>) -> Pages {
+        let pages = self.pages();
+        // Whole blocks a thread, so that the parts lie one behind the other.
+        let share = pages.div_ceil(self.threads).next_multiple_of(BLOCK);
+        let mut parts = Vec::new();
+        std::thread::scope(|scope| {
+            let mut others = Vec::new();
+            let mut chunks = self.bytes.chunks_mut(share * PAGE).enumerate();
+            let own = chunks.next();
+            for (at, chunk) in chunks {
+                others.push(scope.spawn(move || compare(ram, candidates, at * share, chunk)));
+            }
+            parts.extend(own.map(|(_, chunk)| compare(ram, candidates, 0, chunk)));
+            for other in others {
+                // A thread that panicked has left its part undone: that must not look like a part without changes.
+                parts.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+        });
+        let mut all = Pages::default();
+        for part in parts {
+            self.hashes.update(&part.hashes);
+            if all.numbers.is_empty() {
+                all = part.pages;
+            } else {
+                all.numbers.extend_from_slice(&part.pages.numbers);
+                all.bytes.extend_from_slice(&part.pages.bytes);
+            }
+        }
+        all
+    }
+
+    /// The next chunk of the first copy, taken while the VM runs: at most 1 MiB, without pages that are as they were
+    /// (zero). `None` when every page was visited. A page that the guest writes to at this moment is torn; the first
+    /// comparison finds it.
+    pub fn seed(&mut self, ram: &GuestRam) -> Option<Pages> {
+        while self.seeded < self.pages() {
+            let from = self.seeded;
+            let to = (from + SEED_PAGES).min(self.pages());
+            self.seeded = to;
+            let found = compare(ram, None, from, &mut self.bytes[from * PAGE..to * PAGE]);
+            self.hashes.update(&found.hashes);
+            if !found.pages.numbers.is_empty() {
+                return Some(found.pages);
+            }
+        }
+        None
+    }
+
+    /// How much of the first copy is done: pages visited.
+    pub fn seeded(&self) -> usize {
+        self.seeded
+    }
+
+    /// Begins anew, all zero: for a new standby.
+    pub fn reset(&mut self) {
+        self.bytes.fill(0);
+        self.hashes = PageHashes::zeroed(self.pages());
+        self.seeded = 0;
+    }
+
+    /// The pages of `set`, as they were last sent.
+    pub fn copy_of(&self, set: &PageSet) -> Pages {
+        let mut pages = Pages::default();
+        for number in set.iter() {
+            pages.numbers.push(number as u32);
+            pages.bytes.extend_from_slice(&self.bytes[number * PAGE..(number + 1) * PAGE]);
+        }
+        pages
+    }
+
+    /// The copy itself.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Compares the pages from `first` on with `chunk`, and brings that up to date.
+fn compare(ram: &GuestRam, candidates: Option<&PageSet>, first: usize, chunk: &mut [u8]) -> Found {
+    let mut found = Found::default();
+    let mut now = [0; PAGE];
+    let mut look = |number: usize, before: &mut [u8]| {
+        ram.read(number * PAGE, &mut now);
+        if now != *before {
+            before.copy_from_slice(&now);
+            found.pages.numbers.push(number as u32);
+            found.pages.bytes.extend_from_slice(&now);
+            found.hashes.push((number as u32, page_hash(number as u32, &now)));
+        }
+    };
+    match candidates {
+        None => chunk.chunks_exact_mut(PAGE).enumerate().for_each(|(at, before)| look(first + at, before)),
+        Some(set) => {
+            for number in set.within(first, first + chunk.len() / PAGE) {
+                let at = (number - first) * PAGE;
+                look(number, &mut chunk[at..at + PAGE]);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,1 @@
+//! Which pages changed, asked of the kernel.
