@@ -24,8 +24,9 @@ fn check(more: &[&str]) -> Output {
 }
 
 /// Every verb that speaks to the plane, with arguments that are good.
-const VERBS: [&[&str]; 21] = [
+const VERBS: [&[&str]; 22] = [
     &["status"],
+    &["pulse"],
     &["hello"],
     &["stats"],
     &["streams"],

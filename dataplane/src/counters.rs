@@ -71,6 +71,16 @@ pub struct Counters {
     pub guestward_queued: Counter,
     /// Polls of this lane.
     pub polls: Counter,
+    /// Frames of the guest's signalling that went into the hold queue.
+    pub signalling: Counter,
+    /// The epoch of the last of them, 0 for none.
+    pub signalled_epoch: Counter,
+    /// When the lane was last unmuted, TSC; 0 for never.
+    pub unmuted_tsc: Counter,
+    /// When the first frame of the guest left after that, TSC; 0 while none has.
+    pub first_frame_tsc: Counter,
+    /// The same of RTP.
+    pub first_rtp_tsc: Counter,
 }
 
 /// A copy of [`ClassCounters`]. All in frames but `received_bytes`.

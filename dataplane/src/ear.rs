@@ -164,12 +164,14 @@ impl Listener {
         self.listens
     }
 
-    /// Copies `frame` when it may be signalling.
+    /// Copies `frame` when it may be signalling; false when it is not.
     #[inline]
-    pub fn hear(&self, frame: &impl Frame, headers: &Headers, from_guest: bool) {
-        if self.is_signalling(headers, frame.head()) {
+    pub fn hear(&self, frame: &impl Frame, headers: &Headers, from_guest: bool) -> bool {
+        let signals = self.is_signalling(headers, frame.head());
+        if signals {
             self.copy(frame, from_guest);
         }
+        signals
     }
 
     /// The same of a frame whose headers nobody has read yet.

@@ -93,6 +93,11 @@ impl GuestPlane {
         &self.config.name
     }
 
+    /// Where its events go.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// Ticks.
     pub fn now_tsc(&self) -> u64 {
         (self.now)()

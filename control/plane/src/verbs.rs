@@ -1,7 +1,10 @@
 //! What each verb does.
 
 use crate::guest::{GuestPlane, failure};
+use crate::moment::monotonic_ns;
 use crate::nap::{NAP, nap};
+use crate::promotion;
+use crate::pulse;
 use crate::report;
 use crate::server::Server;
 use crate::session::Session;
@@ -54,6 +57,7 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
             };
             value(Guests { guests: guests.map(report).collect() })
         }
+        Verb::Pulse(which) => value(pulse::of(plane.guest(which.guest.as_deref())?.1, plane.rate)),
         Verb::Stats(which) => {
             let lcores = plane.lcores.iter();
             let lcores =
@@ -126,10 +130,11 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
         }
         Verb::Unmute(asked) => {
             let guest = controlled(server, session, asked.guest.as_deref())?;
-            let generation = generation(server)?;
-            guest.order(|ledger| ledger.begin_unmute(generation, asked.protected)).await?;
-            log::info!("guest {}: unmuted by session {}", guest.name(), by(session.peer));
-            Ok(standing(guest))
+            let lease =
+                asked.term_ms.map(|term| deadline(guest, plane.rate, term, asked.since_ns)).transpose()?;
+            let answer = promotion::unmute(guest, &asked, generation(server)?, lease, plane.rate).await?;
+            log::info!("guest {}: unmuted by session {}: {answer}", guest.name(), by(session.peer));
+            Ok(answer)
         }
         Verb::Lease(asked) => {
             let guest = controlled(server, session, asked.guest.as_deref())?;
@@ -267,11 +272,6 @@ fn deadline(guest: &GuestPlane, rate: TscRate, term_ms: u64, since_ns: Option<u6
     };
     let left_ns = (term_ms * 1_000_000).saturating_sub(gone_ns);
     Ok(now_tsc + rate.ticks(left_ns).saturating_sub(1))
-}
-
-fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    now.ok().and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok()).unwrap_or(0)
 }
 
 async fn policy(guest: &GuestPlane, peer: Peer, asked: Policy) -> Answer {

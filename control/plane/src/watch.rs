@@ -7,23 +7,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// From one look to the next.
-pub const EVERY: Duration = Duration::from_millis(10);
+pub const EVERY: Duration = Duration::from_millis(2);
 /// Share of the quota, per cent, at which `pressure` is told; and below which it may be told again.
 const PRESSURE: (u64, u64) = (75, 50);
 
 /// Looks for as long as the runtime lives.
 pub async fn run(plane: Arc<Plane>) {
+    let mut signalled = vec![0; plane.guests.len()];
     let mut pressed: Vec<Vec<bool>> = plane.guests.iter().map(|g| vec![false; g.lanes.len()]).collect();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for (guest, pressed) in plane.guests.iter().zip(&mut pressed) {
+        for ((guest, pressed), signalled) in plane.guests.iter().zip(&mut pressed).zip(&mut signalled) {
             // A lease that ran out is told by the witness.
             guest.with(|_| ());
+            signalling(&plane, guest, signalled);
             for (lane, pressed) in pressed.iter_mut().enumerate() {
                 pressure(&plane, guest, lane, pressed);
             }
+        }
+    }
+}
+
+/// The guest's signalling waits since the last look, in an epoch that is still open: told once for each.
+fn signalling(plane: &Plane, guest: &GuestPlane, told: &mut u64) {
+    let epoch = guest.lanes.iter().map(|lane| lane.shared.counters.signalled_epoch.get()).max().unwrap_or(0);
+    if epoch > *told {
+        *told = epoch;
+        // One that is closed by now has its checkpoint on the way.
+        if guest.with(|ledger| ledger.open_epoch()) == epoch {
+            plane.hub.publish("signalling", json!({ "guest": guest.name(), "epoch": epoch }));
         }
     }
 }

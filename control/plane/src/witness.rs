@@ -1,6 +1,7 @@
 //! Sees what changed in a ledger and tells it as events, whoever changed it.
 
 use crate::events::Hub;
+use crate::moment::monotonic_ns;
 use crate::report::closed;
 use serde_json::json;
 use tidegate_dataplane::guest::{Guest, Mode, Rings};
@@ -54,7 +55,8 @@ impl Witness {
         if (guest.mode(), generation) != (self.mode, self.generation) {
             (self.mode, self.generation) = (guest.mode(), generation);
             let (mode, open) = (self.mode.name(), guest.open_epoch());
-            let data = json!({ "guest": name, "mode": mode, "generation": generation, "open_epoch": open });
+            let data = json!({ "guest": name, "mode": mode, "generation": generation, "open_epoch": open,
+                "monotonic_ns": monotonic_ns() });
             hub.publish("mode", data);
         }
         let fenced = guest.is_fenced(now_tsc);

@@ -130,3 +130,34 @@ fn other_ports_the_wire_and_an_empty_list_teach_nothing() {
     to_guest(&rig, &invite());
     assert!(!leaves(&rig, 0, 1), "only the guest names its ports");
 }
+
+#[test]
+fn a_frame_of_signalling_that_waits_is_told_once_in_each_epoch() {
+    let rig = Rig::one("mode = \"protected\"");
+    let mut client = rig.client();
+    client.grant("subscribe", json!({"events": ["signalling", "closed"]}));
+    let speak = || from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [5060, 5060], &invite())));
+    let waits = |count: u64| {
+        let mut client = rig.client();
+        let seen = within(Duration::from_secs(5), || client.grant("pulse", json!({}))["signalling"] == count);
+        assert!(seen, "{}", client.grant("pulse", json!({})));
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    speak();
+    waits(1);
+    speak();
+    waits(2);
+    // Neither what comes to the guest nor other frames that wait are signalling of the guest.
+    to_guest(&rig, &invite());
+    rig.send(0, 7);
+    waits(2);
+    client.close();
+    speak();
+    waits(3);
+    assert_eq!(client.grant("pulse", json!({}))["signalled_epoch"], 2);
+    assert_eq!(client.event("signalling"), json!({"guest": "pbx", "epoch": 1}));
+    let next = client.events.pop_front().expect("more");
+    assert_eq!(next["event"], "closed", "once in an epoch");
+    assert_eq!(client.event("signalling"), json!({"guest": "pbx", "epoch": 2}));
+    assert!(client.events.is_empty());
+}

@@ -43,6 +43,9 @@ pub enum VerbCommand {
         after_help = "Examples:\n  tidegate status\n  tidegate status --json | jq '.guests[].mode'"
     )]
     Status(View),
+    /// The few numbers that whoever replicates a guest watches
+    #[command(after_help = "Example:\n  tidegate pulse --guest pbx --json")]
+    Pulse(View),
     /// Ask the plane who it is
     #[command(after_help = "Example:\n  tidegate hello --json")]
     Hello(Reach),
@@ -141,11 +144,19 @@ pub enum VerbCommand {
     #[command(after_help = "Example:\n  tidegate mute --guest pbx")]
     Mute(Target),
     /// Promote a standby
-    #[command(after_help = "Example:\n  tidegate unmute --guest pbx --protected")]
+    #[command(
+        after_help = "Examples:\n  tidegate unmute --guest pbx --protected\n  tidegate unmute --first-epoch 1200 --term 500ms"
+    )]
     Unmute {
         /// It has a backup of its own at once: hold
         #[arg(long)]
         protected: bool,
+        /// Number the first epoch at least so
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        first_epoch: u64,
+        /// Begin with a lease of this length
+        #[arg(long, value_name = "SPAN", value_parser = span)]
+        term: Option<Duration>,
         #[command(flatten)]
         target: Target,
     },
@@ -256,6 +267,7 @@ impl VerbCommand {
     pub(super) fn reach(&self) -> &Reach {
         match self {
             VerbCommand::Status(view)
+            | VerbCommand::Pulse(view)
             | VerbCommand::Stats(view)
             | VerbCommand::Streams(view)
             | VerbCommand::Histograms { view, .. }
@@ -285,6 +297,9 @@ impl VerbCommand {
                     |guest: &&GuestReport| view.guest.as_ref().is_none_or(|name| *name == guest.guest);
                 tables::guests(guests.guests.iter().filter(wanted))
             }),
+            VerbCommand::Pulse(View { guest, reach }) => {
+                look(&reach, "pulse", Which { guest }, |answer: &Value| tables::answer("pulse", answer))
+            }
             VerbCommand::Hello(reach) => look(&reach, "hello", json!({}), tables::about),
             VerbCommand::Stats(View { guest, reach }) => {
                 look(&reach, "stats", Which { guest }, tables::stats)
@@ -316,8 +331,10 @@ impl VerbCommand {
                 steer(&target, "backup-lost", BackupLost { guest: target.guest.clone(), evidence })
             }
             VerbCommand::Mute(target) => steer(&target, "mute", Which { guest: target.guest.clone() }),
-            VerbCommand::Unmute { protected, target } => {
-                steer(&target, "unmute", Unmute { guest: target.guest.clone(), protected })
+            VerbCommand::Unmute { protected, first_epoch, term, target } => {
+                let since_ns = term.and_then(|_| monotonic_ns());
+                let (guest, term_ms) = (target.guest.clone(), term.map(millis));
+                steer(&target, "unmute", Unmute { guest, protected, first_epoch, term_ms, since_ns })
             }
             VerbCommand::Lease { generation, term, target } => {
                 let (guest, term_ms) = (target.guest.clone(), millis(term));

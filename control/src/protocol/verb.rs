@@ -113,6 +113,14 @@ pub struct Unmute {
     pub guest: Option<String>,
     /// It has a backup of its own at once: hold.
     pub protected: bool,
+    /// Number the first epoch at least so: epochs are counted on from those of the dead primary.
+    pub first_epoch: u64,
+    /// Lease to begin with, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub term_ms: Option<u64>,
+    /// See [`Lease::since_ns`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_ns: Option<u64>,
 }
 
 /// `lease`: let the guest speak for so long.
@@ -173,15 +181,17 @@ pub struct Subscribe {
 }
 
 /// The events there are.
-pub const EVENTS: [&str; 12] = [
+pub const EVENTS: [&str; 14] = [
     "closed",
     "committed",
     "merged",
     "pressure",
+    "signalling",
     "ring-started",
     "ring-stopped",
     "fenced",
     "mode",
+    "unmuted",
     "controller-lost",
     "link",
     "leak",
@@ -195,6 +205,8 @@ pub enum Verb {
     Hello,
     /// Every guest as it stands: [`super::Guests`].
     Guests,
+    /// One guest's words that change all the time: [`super::Pulse`].
+    Pulse(Which),
     /// See [`Protect`].
     Protect(Protect),
     /// See [`Close`].
@@ -236,9 +248,10 @@ pub enum Verb {
 }
 
 /// Names of all verbs.
-pub const VERBS: [&str; 21] = [
+pub const VERBS: [&str; 22] = [
     "hello",
     "guests",
+    "pulse",
     "protect",
     "close",
     "seal",
@@ -271,6 +284,7 @@ impl Verb {
         match self {
             Verb::Hello => "hello",
             Verb::Guests => "guests",
+            Verb::Pulse(_) => "pulse",
             Verb::Protect(_) => "protect",
             Verb::Close(_) => "close",
             Verb::Seal(_) => "seal",
@@ -301,6 +315,7 @@ impl Verb {
         Ok(match verb {
             "hello" => Verb::Hello,
             "guests" => Verb::Guests,
+            "pulse" => Verb::Pulse(arguments(verb, given)?),
             "protect" => Verb::Protect(arguments(verb, given)?),
             "close" => Verb::Close(arguments(verb, given)?),
             "seal" => Verb::Seal(arguments(verb, given)?),

@@ -135,7 +135,7 @@ enum Under {
 #[derive(Clone, Copy, Debug)]
 enum Then {
     Mode(Mode),
-    Protected { open: u64, generation: u64 },
+    Anew { mode: Mode, open: u64, generation: u64 },
     Nothing,
 }
 
@@ -205,9 +205,11 @@ impl Guest {
         self.mode
     }
 
-    /// True once any lane has seen its lease end, or the lease word says so already.
+    /// True once any lane has seen its lease end, or the lease word says so already. Of a standby the word alone counts:
+    /// a lease that ran out while it was being muted has no say any more.
     pub fn is_fenced(&self, now_tsc: u64) -> bool {
-        self.members.iter().any(|m| m.gate.is_fenced() || m.gate.lease() <= now_tsc)
+        let latched = |m: &Member| m.gate.is_fenced() && self.mode != Mode::Muted;
+        self.members.iter().any(|m| latched(m) || m.gate.lease() <= now_tsc)
     }
 
     /// True when a lease governs this guest.
@@ -280,9 +282,12 @@ impl Guest {
                 self.mode = mode;
                 self.in_flight.clear();
                 self.closed_in_pause = None;
+                if mode == Mode::Muted {
+                    self.members.iter().for_each(|m| m.gate.set_lease(NO_LEASE));
+                }
             }
-            Then::Protected { open, generation } => {
-                self.mode = Mode::Protected;
+            Then::Anew { mode, open, generation } => {
+                self.mode = mode;
                 (self.open, self.generation) = (open, generation);
                 self.in_flight.clear();
                 self.closed_in_pause = None;

@@ -44,7 +44,7 @@ impl Guest {
         }
         self.leased |= lease.is_some();
         let order = if fenced { Order::Unfence } else { Order::Protect };
-        Ok(self.give(order, Then::Protected { open, generation }))
+        Ok(self.give(order, Then::Anew { mode: Mode::Protected, open, generation }))
     }
 
     /// Ends protection. The only way in which an uncommitted frame ever leaves (I4), when `release`.
@@ -67,28 +67,50 @@ impl Guest {
         Ok(self.give(order, Then::Mode(Mode::Open)))
     }
 
-    /// Makes this a standby: what is held is discarded, and so is what comes.
+    /// Makes this a standby: what is held is discarded, and so is what comes. A standby has no lease to keep: once it is
+    /// muted, its lanes have none.
     pub fn begin_mute(&mut self) -> Result<Ticket, Refusal> {
         self.begin(Order::Mute, Then::Mode(Mode::Muted))
     }
 
-    /// Ends the muting, in a new `generation`, open or protected at once.
-    pub fn begin_unmute(&mut self, generation: u64, protected: bool) -> Result<Ticket, Refusal> {
+    /// Ends the muting, in a new `generation`, open or `protected` at once. `first`: number the first epoch at least
+    /// so, because epochs are counted on from those of the dead primary. `lease`: a deadline to begin with; a guest
+    /// that somebody fenced while it was muted needs one.
+    pub fn begin_unmute(
+        &mut self,
+        generation: u64,
+        protected: bool,
+        first: u64,
+        lease: Option<u64>,
+        now_tsc: u64,
+    ) -> Result<Ticket, Refusal> {
         if self.mode != Mode::Muted {
             return Err(Refusal::WrongMode(self.mode));
         }
         if self.under.is_some() {
             return Err(Refusal::Busy);
         }
-        if !protected {
-            self.generation = generation;
-            return self.begin(Order::UnmuteOpen, Then::Mode(Mode::Open));
+        if first > FIRST_EPOCH_MAX {
+            return Err(Refusal::FirstEpoch);
         }
-        let open = self.open + 1;
+        match lease {
+            Some(deadline) if deadline <= now_tsc => return Err(Refusal::Late),
+            None if self.is_fenced(now_tsc) => return Err(Refusal::Fenced),
+            _ => {}
+        }
+        let open = first.max(self.open + 1);
         for member in &self.members {
+            if let Some(deadline) = lease {
+                member.gate.set_lease(deadline);
+            }
             member.gate.request_close(open - 1);
         }
-        Ok(self.give(Order::UnmuteProtected, Then::Protected { open, generation }))
+        self.leased |= lease.is_some();
+        let (order, mode) = match protected {
+            true => (Order::UnmuteProtected, Mode::Protected),
+            false => (Order::UnmuteOpen, Mode::Open),
+        };
+        Ok(self.give(order, Then::Anew { mode, open, generation }))
     }
 
     /// The guest runs again, where its rings do not tell.

@@ -5,6 +5,7 @@
 //! Nothing here allocates, waits, logs, or makes a system call that the port driver does not make.
 
 mod commits;
+mod firsts;
 mod guestward;
 mod obey;
 mod receive;
@@ -24,6 +25,7 @@ use crate::hold::{HoldQueue, Quota};
 use crate::port::{BURST, Port};
 use crate::tsc::{Clock, TscRate};
 use commits::CommitWatch;
+use firsts::Firsts;
 use std::sync::Arc;
 
 /// What a lane is built with.
@@ -101,6 +103,7 @@ where
     hold: HoldQueue<G::Frame>,
     egress: Egress<G::Frame>,
     commits: CommitWatch,
+    firsts: Firsts,
     /// Frames and bytes held under the open epoch's stamp.
     open_frames: u64,
     open_bytes: u64,
@@ -152,6 +155,7 @@ where
             hold: HoldQueue::new(config.quota, arena),
             egress: Egress::new(Pace::new(config.pace_bits_per_s, rate), arena),
             commits: CommitWatch::new(epoch - 1),
+            firsts: Firsts::default(),
             open_frames: 0,
             open_bytes: 0,
             inward: Burst::new(),

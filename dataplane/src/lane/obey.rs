@@ -98,8 +98,12 @@ where
                 self.paused = false;
                 self.set_fenced(false);
             }
-            Some(Order::UnmuteOpen) => self.open(),
+            Some(Order::UnmuteOpen) => {
+                self.unmute();
+                self.open();
+            }
             Some(Order::UnmuteProtected) => {
+                self.unmute();
                 self.mode = Mode::Protected;
                 self.free_up_to = 0;
             }
@@ -142,6 +146,12 @@ where
         self.joined = true;
         self.mode = mode;
         self.set_fenced(self.clock.now() >= self.shared.gate.lease());
+    }
+
+    /// The lease's word was stored before the order: [`Lane::obey`] compares it before anything is received.
+    fn unmute(&mut self) {
+        self.firsts.begin(self.clock.now(), &self.shared.counters);
+        self.set_fenced(false);
     }
 
     fn open(&mut self) {

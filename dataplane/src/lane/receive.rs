@@ -113,9 +113,7 @@ where
             tally.add(class, len, &self.shared);
             return Self::count_drop(&self.shared, class, reason);
         }
-        if self.listener.listens() {
-            self.listener.hear(&frame, &headers, true);
-        }
+        let signals = self.listener.listens() && self.listener.hear(&frame, &headers, true);
         let Decision { verdict, class, media } = self.classifier.judge(&headers, frame.head(), len, now);
         tally.add(class, len, &self.shared);
         let about = Leaving { epoch, received_tsc: now, media, len, class };
@@ -129,7 +127,9 @@ where
             }
             (Mode::Open, _) => self.bypass(frame, about),
             (_, Verdict::Hold) => {
-                self.keep(frame, about);
+                if self.keep(frame, about).is_some() && signals {
+                    self.signalled(epoch);
+                }
             }
             (_, Verdict::Probation(stream)) => {
                 if let Some(position) = self.keep(frame, about) {
@@ -202,6 +202,13 @@ where
                 None
             }
         }
+    }
+
+    /// The guest's signalling waits in this epoch: its checkpoint may come early.
+    #[cold]
+    fn signalled(&self, epoch: u64) {
+        self.shared.counters.signalling.add(1);
+        self.shared.counters.signalled_epoch.set(epoch);
     }
 
     /// The stream is media: what it has waiting under probation leaves now, in order.

@@ -25,9 +25,10 @@ where
             let now = self.clock.now();
             let lease = self.shared.gate.lease();
             let (shared, classifier, clock) = (&self.shared, &mut self.classifier, &self.clock);
-            let histograms = self.config.histograms;
+            let (firsts, histograms) = (&mut self.firsts, self.config.histograms);
             let sent = egress::send(&mut self.egress.bypass, &mut self.wire, now, lease, |left| {
                 let sent_at = clock.now();
+                firsts.see(left, sent_at, &shared.counters);
                 for (about, n) in runs(left) {
                     shared.counters.class[about.class as usize].bypassed.add(n);
                     if histograms {
@@ -98,9 +99,10 @@ where
         }
         let (now, lease) = (self.clock.now(), self.shared.gate.lease());
         let (shared, classifier, commits) = (&self.shared, &mut self.classifier, &mut self.commits);
-        let (clock, histograms) = (&self.clock, self.config.histograms);
+        let (clock, firsts, histograms) = (&self.clock, &mut self.firsts, self.config.histograms);
         let sent = egress::send(&mut self.egress.release, &mut self.wire, now, lease, |left| {
             let sent_at = clock.now();
+            firsts.see(left, sent_at, &shared.counters);
             for (about, n) in runs(left) {
                 shared.counters.class[about.class as usize].released.add(n);
                 if histograms {

@@ -194,7 +194,13 @@ impl Source {
         let begun = if mode == Mode::Muted {
             let generation = w.source.generation(now, &mut w.random);
             w.muted = false;
-            let protected = w.source.guest().begin_unmute(generation, true);
+            let lease = w.source.leased.then_some(now + TERM);
+            let protected = w.source.guest().begin_unmute(generation, true, 1, lease, now);
+            if protected.is_ok()
+                && let Some(deadline) = lease
+            {
+                w.fence_at = deadline;
+            }
             protected.map(|ticket| State::Ordered { ticket, what: Ordered::Unmute })
         } else if wants_protection {
             let generation = w.source.generation(now, &mut w.random);

@@ -1,0 +1,34 @@
+//! Promotion of a standby: its lanes are unmuted, and who asked is told when.
+
+use crate::guest::GuestPlane;
+use crate::moment::Moment;
+use crate::pulse::unmuted_tsc;
+use serde_json::{Value, json};
+use tidegate_control::protocol::{Failure, Unmute};
+use tidegate_dataplane::tsc::TscRate;
+
+/// Unmutes the guest in a new `generation`; `lease` is a deadline on the lcores' clock.
+pub async fn unmute(
+    guest: &GuestPlane,
+    asked: &Unmute,
+    generation: u64,
+    lease: Option<u64>,
+    rate: TscRate,
+) -> Result<Value, Failure> {
+    let (protected, first) = (asked.protected, asked.first_epoch);
+    guest.order(|ledger| ledger.begin_unmute(generation, protected, first, lease, guest.now_tsc())).await?;
+    let moment = Moment::now(guest.now_tsc(), rate);
+    let tsc = unmuted_tsc(guest);
+    let data = guest.with(|ledger| {
+        json!({
+            "guest": guest.name(),
+            "mode": ledger.mode().name(),
+            "generation": ledger.generation(),
+            "epoch": ledger.open_epoch(),
+            "unmuted_ns": tsc.map(|tsc| moment.ns(tsc)),
+            "unmuted_tsc": tsc,
+        })
+    });
+    guest.hub().publish("unmuted", data.clone());
+    Ok(data)
+}
