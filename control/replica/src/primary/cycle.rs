@@ -1,0 +1,339 @@
+//! The cycle of checkpoints: pause, close, save, resume; then send, while the VM runs on.
+
+use super::freight::Freight;
+use super::session::Over;
+use super::{News, Ordered, Primary, backup_lost};
+use crate::checkpoint::{CheckpointId, Taker, TakeTimings};
+use crate::chronicle::ms;
+use crate::disks::DiskGuard;
+use crate::link::message::Welcome;
+use crate::pacing::{Output, Pacing};
+use crate::plane::{Term, monotonic_ns};
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether output waits.
+const LOOK: Duration = Duration::from_millis(10);
+/// The standby says when the first copy is in place; a copy that takes longer than this has a dead link.
+const SEEDED_WITHIN: Duration = Duration::from_secs(60);
+/// How long the standby may take to say that it gives up.
+const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
+
+/// See the module's head. It outlives sessions: what the standby has may still be there after a short break.
+pub struct Cycle<'p> {
+    primary: &'p Primary,
+    pacing: Pacing,
+    taker: Taker,
+    disks: DiskGuard,
+    /// The generation that this process protects the guest in.
+    protects: Option<u64>,
+    /// When the VM last ran again.
+    ran: Instant,
+    /// The last checkpoint that was handed to the link.
+    last: Option<CheckpointId>,
+    /// The last one that the standby has.
+    landed: Option<CheckpointId>,
+    urged: bool,
+    /// One was taken that is not handed to the link.
+    unsent: bool,
+    closed_frames: u64,
+}
+
+/// How long the parts of a pause took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pause {
+    stop: Duration,
+    close: Duration,
+    save: Duration,
+    resume: Duration,
+    all: Duration,
+    take: TakeTimings,
+}
+
+impl<'p> Cycle<'p> {
+    /// Nothing is protected yet.
+    pub fn new(primary: &'p Primary, pacing: Pacing, taker: Taker, disks: DiskGuard) -> Cycle<'p> {
+        Cycle {
+            primary,
+            pacing,
+            taker,
+            disks,
+            protects: None,
+            ran: Instant::now(),
+            last: None,
+            landed: None,
+            urged: false,
+            unsent: false,
+            closed_frames: 0,
+        }
+    }
+
+    /// Runs until the session is over.
+    pub fn run(
+        &mut self,
+        welcome: &Welcome,
+        heard: &Receiver<News>,
+        loads: SyncSender<Freight>,
+        stop: &AtomicBool,
+    ) -> Over {
+        let primary = self.primary;
+        let goes_on = welcome.newest.is_some_and(|newest| {
+            let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
+            ours && self.taker.rebase(newest.id) && self.taker.ram_bytes().is_none_or(|_| self.taker.digest() == newest.digest || self.last != Some(newest.id))
+        });
+        primary.chronicle.tell(
+            "session",
+            json!({ "standby": welcome.node, "goes_on": goes_on, "holds": welcome.newest.map(|n| n.id.epoch) }),
+        );
+        if !goes_on {
+            if primary.bound.load(Relaxed) && welcome.newest.is_none() {
+                let evidence = format!("{} holds no checkpoint: it started anew", welcome.node);
+                backup_lost(primary, &evidence);
+            }
+            if let Err(over) = self.seed(heard, &loads) {
+                return over;
+            }
+        }
+        loop {
+            let over = match self.wait(heard) {
+                Wake::Due => self.checkpoint(&loads),
+                Wake::Over(Over::Stopped) => {
+                    primary.stopping.store(true, Relaxed);
+                    stop.store(true, Relaxed);
+                    return self.dismissed(heard);
+                }
+                Wake::Over(over) => Err(over),
+            };
+            if let Err(over) = over {
+                return over;
+            }
+        }
+    }
+
+    /// The first copy, while the VM runs.
+    fn seed(&mut self, heard: &Receiver<News>, loads: &SyncSender<Freight>) -> Result<(), Over> {
+        if self.taker.ram_bytes().is_none() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        self.taker.restart();
+        self.last = None;
+        let (mut pages, mut told) = (0u64, Instant::now());
+        while let Some(chunk) = self.taker.seed() {
+            pages += chunk.numbers.len() as u64;
+            self.hand_over(loads, Freight::Seed(chunk))?;
+            self.heed(heard)?;
+            if told.elapsed() >= Duration::from_secs(1) {
+                told = Instant::now();
+                self.primary.chronicle.tell("seeding", json!({ "pages": pages }));
+            }
+        }
+        let digest = self.taker.digest().unwrap_or_default();
+        self.hand_over(loads, Freight::SeedEnd(digest))?;
+        let deadline = Instant::now() + SEEDED_WITHIN;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match heard.recv_timeout(left) {
+                Ok(News::Seeded(there)) if there == digest => break,
+                Ok(News::Seeded(_)) => return Err(Over::Lost("the standby's first copy is another one".into())),
+                Ok(news) => self.take_note(news)?,
+                Err(_) => return Err(Over::Lost("the standby does not finish the first copy".into())),
+            }
+        }
+        self.primary.chronicle.tell("seeded", json!({ "pages": pages, "ms": ms(begin.elapsed()) }));
+        Ok(())
+    }
+
+    fn hand_over(&self, loads: &SyncSender<Freight>, freight: Freight) -> Result<(), Over> {
+        loads.send(freight).map_err(|_| Over::Lost("the link took no more".into()))
+    }
+
+    fn heed(&mut self, heard: &Receiver<News>) -> Result<(), Over> {
+        while let Ok(news) = heard.try_recv() {
+            self.take_note(news)?;
+        }
+        Ok(())
+    }
+
+    fn take_note(&mut self, news: News) -> Result<(), Over> {
+        let primary = self.primary;
+        match news {
+            News::Urge => self.urged = true,
+            News::Seeded(_) => {}
+            News::Landed(landed) => {
+                self.taker.acknowledged(landed.id);
+                self.landed = Some(landed.id);
+                primary.chronicle.committed(landed.after);
+                primary.chronicle.step("commit", landed.id.epoch);
+                if let Err(problem) = self.disks.commit(landed.id.epoch) {
+                    primary.chronicle.tell("disk-hook", json!({ "problem": problem }));
+                }
+                // From here on the standby can take over: this side speaks under a lease only.
+                if primary.wants_lease() && !primary.leased.swap(true, Relaxed) {
+                    primary.chronicle.tell("protected", json!({ "generation": landed.id.generation, "epoch": landed.id.epoch }));
+                }
+            }
+            News::LinkLost(reason) => return Err(Over::Lost(reason)),
+            News::GivenBack(reason) => return Err(Over::BackupLost(reason)),
+            News::Gone(reason) => return Err(Over::Gone(reason)),
+            News::Ordered(Ordered::Stop) => return Err(Over::Stopped),
+            News::Ordered(Ordered::BackupLost(evidence)) => return Err(Over::BackupLost(evidence)),
+        }
+        Ok(())
+    }
+
+    fn output(&self) -> Output {
+        match self.primary.held_frames.load(Relaxed) {
+            0 => Output::Idle,
+            _ if self.urged => Output::Urges,
+            _ => Output::Waits,
+        }
+    }
+
+    /// Waits for the moment of the next checkpoint.
+    fn wait(&mut self, heard: &Receiver<News>) -> Wake {
+        loop {
+            let due = self.pacing.due(self.ran, self.output());
+            let left = due.saturating_duration_since(Instant::now());
+            // One more would only lengthen the queue: wait for the link.
+            let full = self.primary.flight.len() >= self.primary.args.in_flight as usize;
+            if left.is_zero() && !full {
+                return Wake::Due;
+            }
+            let limit = if full { LOOK } else { left.min(LOOK) };
+            match heard.recv_timeout(limit) {
+                Ok(news) => {
+                    if let Err(over) = self.take_note(news) {
+                        return Wake::Over(over);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Wake::Over(Over::Stopped),
+            }
+        }
+    }
+
+    /// Takes one checkpoint. A failure leaves the VM running and its output held; the next one comes in time.
+    fn checkpoint(&mut self, loads: &SyncSender<Freight>) -> Result<(), Over> {
+        let primary = self.primary;
+        self.urged = false;
+        let mut pause = Pause::default();
+        let taken = self.pause(&mut pause);
+        self.ran = Instant::now();
+        let (taken, begins) = match taken {
+            Ok(taken) => taken,
+            Err(problem) => {
+                primary.chronicle.tell("void", json!({ "problem": problem }));
+                return self.back_to_what_was_sent();
+            }
+        };
+        let id = taken.id;
+        let (device_bytes, pages) = (taken.device.len(), taken.pages());
+        let bytes = device_bytes + pages * crate::checkpoint::PAGE;
+        primary.flight.depart(id, !begins, self.ran);
+        self.last = Some(id);
+        self.unsent = false;
+        primary.chronicle.checkpoint(
+            pause.all,
+            bytes as u64,
+            json!({
+                "epoch": id.epoch, "generation": id.generation, "pause_ms": ms(pause.all), "bytes": bytes,
+                "pages": pages, "device_bytes": device_bytes, "held_frames": self.closed_frames,
+                "stop_ms": ms(pause.stop), "close_ms": ms(pause.close), "save_ms": ms(pause.save),
+                "device_ms": ms(pause.take.device), "ram_ms": ms(pause.take.ram), "resume_ms": ms(pause.resume),
+            }),
+        );
+        self.hand_over(loads, Freight::Checkpoint(taken))
+    }
+
+    /// The pause. Whatever happens in it, the VM runs afterwards.
+    fn pause(&mut self, pause: &mut Pause) -> Result<(crate::checkpoint::Checkpoint, bool), String> {
+        let primary = self.primary;
+        let mut driving = primary.vm.drive();
+        let begin = Instant::now();
+        let mut mark = begin;
+        let mut lap = || std::mem::replace(&mut mark, Instant::now()).elapsed();
+        let stopped = driving.stop();
+        driving.noting(stopped).map_err(|e| format!("cannot pause the VM: {e}"))?;
+        pause.stop = lap();
+        let saved = (|| {
+            let (id, begins) = self.close()?;
+            primary.chronicle.step("close", id.epoch);
+            self.disks.close(id.epoch)?;
+            pause.close = lap();
+            let taken = self.taker.take(&mut driving, id).map_err(|e| e.to_string())?;
+            driving.answered();
+            self.unsent = true;
+            pause.save = lap();
+            pause.take = taken.timings;
+            primary.chronicle.step("save", id.epoch);
+            if !begins {
+                primary.plane.seal(id.epoch).map_err(|e| e.to_string())?;
+            }
+            Ok((taken.checkpoint, begins))
+        })();
+        let resumed = driving.cont();
+        let resumed = driving.noting(resumed).map_err(|e| format!("cannot resume the VM: {e}"));
+        pause.resume = lap();
+        pause.all = begin.elapsed();
+        primary.chronicle.step("resume", 0);
+        resumed.and(saved)
+    }
+
+    /// Ends the epoch, or begins protection: then nothing waits for this checkpoint.
+    fn close(&mut self) -> Result<(CheckpointId, bool), String> {
+        let primary = self.primary;
+        let pulse = primary.plane.pulse().map_err(|e| e.to_string())?;
+        let ours = self.protects == Some(pulse.generation) && pulse.mode == "protected";
+        if ours && !pulse.fenced {
+            let closed = primary.plane.close().map_err(|e| e.to_string())?;
+            self.closed_frames = closed.frames;
+            return Ok((closed.id, false));
+        }
+        let leased = primary.leased.load(Relaxed) || pulse.fenced;
+        let term = match (leased && primary.wants_lease(), primary.lease()) {
+            (false, _) => None,
+            (true, Some(lease)) if lease.end_ns() > monotonic_ns() => {
+                Some(Term { since_ns: lease.since_ns, term_ms: lease.term_ms })
+            }
+            (true, _) => return Err("the guest is under a lease, and none has come yet".into()),
+        };
+        let id = primary.plane.protect(pulse.epoch + 1, term).map_err(|e| e.to_string())?;
+        primary.generation.store(id.generation, Relaxed);
+        primary.bound.store(term.is_some(), Relaxed);
+        self.protects = Some(id.generation);
+        self.closed_frames = 0;
+        Ok((id, true))
+    }
+
+    /// A checkpoint that was taken and is not sent: the next difference starts from the last one that was.
+    fn back_to_what_was_sent(&mut self) -> Result<(), Over> {
+        let unsent = std::mem::take(&mut self.unsent);
+        let based = !unsent || self.last.is_some_and(|last| self.taker.rebase(last));
+        based.then_some(()).ok_or_else(|| Over::Lost("the first checkpoint is void: the copy begins anew".into()))
+    }
+
+    /// The session is over.
+    pub fn session_over(&mut self) {
+        self.urged = false;
+    }
+
+    /// Stopping in order: waits for the standby's word that it will not take over.
+    fn dismissed(&mut self, heard: &Receiver<News>) -> Over {
+        let deadline = Instant::now() + DISMISSED_WITHIN;
+        while let Ok(news) = heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if let News::GivenBack(reason) = news {
+                backup_lost(self.primary, &reason);
+                break;
+            }
+        }
+        Over::Stopped
+    }
+}
+
+enum Wake {
+    Due,
+    Over(Over),
+}

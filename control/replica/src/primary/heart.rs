@@ -1,0 +1,109 @@
+//! The primary's heart: a beat is a sign of life and asks for a lease, so it is sent only while the VM's QEMU answers
+//! and the plane's lcores poll. When either is gone for certain, the standby is told: it need not wait.
+
+use super::{News, Primary};
+use crate::link::dial::Sender;
+use crate::link::message::{Beat, Up};
+use crate::plane::{Pulse, monotonic_ns};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Beats from one guard report to the next.
+const GUARD_EVERY: u64 = 2;
+
+/// Beats until `stop`, or until the session or the VM has ended.
+pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
+    let link = &primary.args.link;
+    let mut next = Instant::now();
+    let (mut polls, mut since) = (None, None);
+    for n in 0u64.. {
+        if stop.load(Relaxed) {
+            let last = match primary.stopping.load(Relaxed) {
+                true => Up::Dismiss { reason: "the primary was told to stop".into() },
+                false => Up::Bye { reason: "the primary dials again".into() },
+            };
+            let _ = up.send(&last);
+            return;
+        }
+        next += link.beat;
+        let sent = match life(primary, &mut polls) {
+            Life::Lives(pulse) => lives(primary, &mut up, &pulse, n, &mut since),
+            Life::Unknown => Ok(()),
+            Life::Gone(reason) => {
+                let upto = primary.tenant().surrender();
+                let _ = up.send(&Up::Surrender { upto, reason: reason.clone() });
+                primary.tell(News::Gone(reason));
+                return;
+            }
+        };
+        if let Err(error) = sent {
+            primary.tell(News::LinkLost(error.to_string()));
+            return;
+        }
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        // What was missed is not made up for.
+        next = next.max(Instant::now());
+    }
+}
+
+enum Life {
+    Lives(Pulse),
+    /// No sign of it now: no beat.
+    Unknown,
+    /// Nothing of the guest leaves this host any more.
+    Gone(String),
+}
+
+fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
+    if primary.vm.is_gone() {
+        return fenced(primary, "QEMU has ended");
+    }
+    let dead_after = primary.args.link.dead_after;
+    match primary.vm.look(dead_after / 2) {
+        Some(Ok(_)) => {}
+        Some(Err(error)) if primary.vm.is_gone() => return fenced(primary, &format!("QEMU has ended: {error}")),
+        Some(Err(_)) => return Life::Unknown,
+        // Inside a checkpoint: it may take longer than an answer does.
+        None if primary.vm.silent_for() < dead_after * 3 => {}
+        None => return Life::Unknown,
+    }
+    let Ok(pulse) = primary.plane.pulse() else {
+        return match primary.plane.is_dead() {
+            true => Life::Gone("the plane has ended".into()),
+            false => Life::Unknown,
+        };
+    };
+    let moved = polls.replace(pulse.polls).is_none_or(|before| pulse.polls != before);
+    if moved { Life::Lives(pulse) } else { Life::Unknown }
+}
+
+/// QEMU is gone, and its plane is fenced so that it stays so whoever comes back.
+fn fenced(primary: &Primary, why: &str) -> Life {
+    match primary.plane.fence() {
+        Ok(true) => Life::Gone(format!("{why}; the plane is fenced")),
+        Ok(false) => Life::Unknown,
+        Err(_) if primary.plane.is_dead() => Life::Gone(format!("{why}, and so has the plane")),
+        Err(_) => Life::Unknown,
+    }
+}
+
+fn lives(
+    primary: &Primary,
+    up: &mut Sender<Up>,
+    pulse: &Pulse,
+    n: u64,
+    since: &mut Option<u64>,
+) -> Result<(), crate::link::LinkError> {
+    primary.held_frames.store(pulse.held_frames, Relaxed);
+    if n.is_multiple_of(GUARD_EVERY)
+        && let Ok(report) = primary.plane.guard(*since)
+    {
+        *since = report["token"].as_u64();
+        up.send(&Up::Guard(report))?;
+    }
+    let valid = primary.lease().is_some_and(|lease| lease.end_ns() > monotonic_ns());
+    let renewal = primary.bound.load(Relaxed) && !pulse.fenced && valid;
+    let seq = primary.tenant().request(monotonic_ns());
+    up.send(&Up::Beat(Beat { seq, renewal, qmp_answers: n, polls: pulse.polls, standby: None }))
+}
+

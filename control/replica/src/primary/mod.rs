@@ -1,0 +1,302 @@
+//! `tidegate replicate`: the primary. One thread takes checkpoints; beside it, for each session with the standby, one
+//! beats (`heart`), one listens (`answers`) and one sends (`freight`).
+
+mod answers;
+mod cycle;
+mod flight;
+mod freight;
+mod heart;
+mod session;
+
+pub use session::{keys, node, patience};
+
+use crate::chronicle::Chronicle;
+use crate::disks::DiskGuard;
+use crate::lease::{Lease, Tenant};
+use crate::link::dial;
+use crate::pacing::Pacing;
+use crate::plane::Plane;
+use crate::vm::Vm;
+use flight::{Flight, Landed};
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+use tidegate_control::cli::{Decide, ReplicateArgs};
+
+use crate::checkpoint::{RamDigest, TakeOptions, Taker};
+
+/// What the threads tell the one that takes checkpoints.
+#[derive(Debug)]
+pub enum News {
+    /// The hold queue fills, or signalling waits in it.
+    Urge,
+    /// A checkpoint is held by the standby, and committed.
+    Landed(Landed),
+    /// The first copy is in place there.
+    Seeded(RamDigest),
+    /// The session is over.
+    LinkLost(String),
+    /// The standby cannot take over and says so itself.
+    GivenBack(String),
+    /// The VM or its plane is gone for certain; the standby was told.
+    Gone(String),
+    /// A person ordered something.
+    Ordered(Ordered),
+}
+
+/// Orders of a person.
+#[derive(Debug)]
+pub enum Ordered {
+    /// End: the guest goes on without a backup.
+    Stop,
+    /// No standby can take over, they say, and why.
+    BackupLost(String),
+}
+
+/// Why the process ends.
+#[derive(Debug)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// See the module's head: what the threads share.
+pub struct Primary {
+    args: ReplicateArgs,
+    plane: Plane,
+    vm: Vm,
+    flight: Flight,
+    chronicle: Chronicle,
+    incarnation: u64,
+    tenant: Mutex<Tenant>,
+    /// The newest grant.
+    lease: Mutex<Option<Lease>>,
+    /// The guest shall speak under a lease only: from the first checkpoint that the standby has.
+    leased: AtomicBool,
+    /// The plane was given one, in this generation.
+    bound: AtomicBool,
+    /// Somebody said stop.
+    stopping: AtomicBool,
+    generation: AtomicU64,
+    held_frames: AtomicU64,
+    news: mpsc::Sender<News>,
+}
+
+impl Primary {
+    fn tenant(&self) -> MutexGuard<'_, Tenant> {
+        self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, news: News) {
+        // Without a receiver the process is ending.
+        let _ = self.news.send(news);
+    }
+
+    /// True where a lease says who may speak. A manager cuts the power instead.
+    fn wants_lease(&self) -> bool {
+        self.args.link.decide != Decide::Manager
+    }
+}
+
+/// Longest wait for QEMU's monitor at the start.
+const MONITOR_WITHIN: Duration = Duration::from_secs(10);
+
+/// Replicates until told to stop. `Err`: it never began.
+pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, String> {
+    let pacing = Pacing::new(args.interval, args.floor, args.ceiling)?;
+    let plane = Plane::connect(&args.vm.socket, args.vm.guest.as_deref()).map_err(|e| e.to_string())?;
+    if args.vm.takeover {
+        plane.take_over().map_err(|e| e.to_string())?;
+    }
+    let report = plane.report().map_err(|e| e.to_string())?;
+    if report["mode"] == "muted" {
+        return Err(format!(
+            "guest {} is muted here: this is a standby's plane. Set mode = \"open\" where the VM runs",
+            plane.guest()
+        ));
+    }
+    let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
+    let options = TakeOptions {
+        full: args.full,
+        threads: args.compare_threads.map_or(0, |n| n as usize),
+        writers: [i32::try_from(plane.pid()).ok(), None],
+        ..TakeOptions::default()
+    };
+    let (disks, taker) = {
+        let mut driving = vm.drive();
+        let disks = DiskGuard::new(&mut driving, args.disks, args.disk_hook.as_deref())?;
+        let taker = Taker::prepare(&mut driving, options);
+        let taker = driving.noting_take(taker).map_err(|e| e.to_string())?;
+        (disks, taker)
+    };
+    let (news, heard) = mpsc::channel();
+    let chronicle = Chronicle::new("replicate", args.vm.json);
+    let primary = Primary {
+        plane,
+        vm,
+        chronicle,
+        flight: Flight::default(),
+        incarnation: dial::incarnation().map_err(|e| e.to_string())?,
+        tenant: Mutex::new(Tenant::new()),
+        lease: Mutex::new(None),
+        leased: AtomicBool::new(report["leased"] == true),
+        bound: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+        generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
+        held_frames: AtomicU64::new(0),
+        news: news.clone(),
+        args,
+    };
+    let primary = std::sync::Arc::new(primary);
+    let _desk = open_desk(&primary)?;
+    orders.on_stop({
+        let news = news.clone();
+        move || {
+            let _ = news.send(News::Ordered(Ordered::Stop));
+        }
+    });
+    let listening = std::sync::Arc::clone(&primary);
+    std::thread::Builder::new()
+        .name("events".into())
+        .spawn(move || urges(&listening))
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    Ok(replicate(&primary, &heard, pacing, taker, disks))
+}
+
+/// One session with the standby after the other.
+fn replicate(
+    primary: &Primary,
+    heard: &mpsc::Receiver<News>,
+    pacing: Pacing,
+    taker: Taker,
+    disks: DiskGuard,
+) -> End {
+    let mut cycle = cycle::Cycle::new(primary, pacing, taker, disks);
+    let mut told = String::new();
+    loop {
+        let over = match session::open(primary) {
+            Ok(dialed) => {
+                told.clear();
+                session::run(primary, heard, &mut cycle, dialed)
+            }
+            Err(session::NoSession::Superseded(reason)) => session::Over::Superseded(reason),
+            Err(session::NoSession::Unreachable(reason)) => {
+                if told != reason {
+                    primary.chronicle.tell("unreachable", json!({ "standby": primary.args.to, "reason": reason }));
+                    told = reason;
+                }
+                session::wait_without(primary, heard, Duration::from_millis(200))
+            }
+        };
+        match over {
+            session::Over::Again => {}
+            session::Over::Lost(reason) => {
+                primary.chronicle.tell("link-lost", json!({ "reason": reason }));
+            }
+            session::Over::BackupLost(evidence) => backup_lost(primary, &evidence),
+            session::Over::Superseded(reason) => {
+                // Its frames must not leave any more, whatever the lease says.
+                let fenced = primary.plane.fence().unwrap_or(false);
+                primary.chronicle.tell("superseded", json!({ "reason": reason, "fenced": fenced }));
+                return End::Failed(format!(
+                    "{reason}; this VM is fenced and must not go on: end its QEMU, then take it in as a standby"
+                ));
+            }
+            session::Over::Gone(reason) => return End::Failed(reason),
+            session::Over::Stopped => return stop(primary),
+        }
+    }
+}
+
+/// Evidence says that no standby can take over: what the operator chose for this.
+fn backup_lost(primary: &Primary, evidence: &str) {
+    let became = primary.plane.backup_lost(evidence);
+    let data = match &became {
+        Ok(standing) => json!({ "evidence": evidence, "mode": standing["mode"] }),
+        Err(error) => json!({ "evidence": evidence, "error": error.to_string() }),
+    };
+    primary.chronicle.tell("backup-lost", data);
+    if became.is_ok_and(|standing| standing["mode"] == "open") {
+        primary.leased.store(false, Relaxed);
+        primary.bound.store(false, Relaxed);
+    }
+}
+
+fn stop(primary: &Primary) -> End {
+    primary.chronicle.tell("stopped", json!({ "guest": primary.plane.guest() }));
+    End::Stopped
+}
+
+/// Hears what the plane tells by itself.
+fn urges(primary: &Primary) {
+    let mut last = None;
+    while let Ok(mut events) = primary.plane.subscribe(&["pressure", "signalling", "fenced"]) {
+        while let Ok(event) = events.event() {
+            if event["data"]["guest"] != primary.plane.guest() {
+                continue;
+            }
+            if event["event"] == "fenced" {
+                primary.chronicle.tell("fenced", event["data"].clone());
+            } else {
+                primary.tell(News::Urge);
+            }
+        }
+        // A plane that is gone for good ends everything by the heart; this thread only must not spin.
+        if last.replace(Instant::now()).is_some_and(|last: Instant| last.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+    }
+}
+
+fn open_desk(primary: &std::sync::Arc<Primary>) -> Result<crate::desk::Desk, String> {
+    let clerk = {
+        let primary = std::sync::Arc::clone(primary);
+        move |verb: &str, given: &serde_json::Map<String, serde_json::Value>| match verb {
+            "status" => Ok(status(&primary)),
+            "backup-lost" => {
+                let evidence = given.get("evidence").and_then(|text| text.as_str()).unwrap_or_default();
+                if evidence.trim().is_empty() {
+                    return Err(tidegate_control::protocol::Failure::new(
+                        "bad-arguments",
+                        "backup-lost acts on evidence that the standby cannot take over: say what it is",
+                    ));
+                }
+                primary.tell(News::Ordered(Ordered::BackupLost(evidence.to_owned())));
+                Ok(json!({ "guest": primary.plane.guest() }))
+            }
+            "shutdown" => {
+                primary.tell(News::Ordered(Ordered::Stop));
+                Ok(json!({ "guest": primary.plane.guest() }))
+            }
+            other => Err(crate::desk::unknown(other, &["status", "backup-lost", "shutdown"])),
+        }
+    };
+    crate::desk::Desk::open(&primary.args.desk, std::sync::Arc::new(clerk))
+}
+
+fn status(primary: &Primary) -> serde_json::Value {
+    let pulse = primary.plane.pulse().ok();
+    json!({
+        "role": "primary",
+        "guest": primary.plane.guest(),
+        "standby": primary.args.to,
+        "decide": primary.args.link.decide,
+        "leased": primary.leased.load(Relaxed),
+        "lease_left_ms": primary.lease().map(|lease| {
+            lease.end_ns().saturating_sub(crate::plane::monotonic_ns()) / 1_000_000
+        }),
+        "in_flight": primary.flight.len(),
+        "plane": pulse.map(|pulse| json!({
+            "mode": pulse.mode, "fenced": pulse.fenced, "generation": pulse.generation, "epoch": pulse.epoch,
+            "committed": pulse.committed, "held_frames": pulse.held_frames, "held_bytes": pulse.held_bytes,
+        })),
+        "checkpoints": primary.chronicle.summary(),
+    })
+}

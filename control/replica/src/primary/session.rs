@@ -1,0 +1,131 @@
+//! One session with the standby: dialed, run by four threads, over when any of them says so.
+
+use super::cycle::Cycle;
+use super::{News, Ordered, Primary, answers, freight, heart};
+use crate::link::LinkError;
+use crate::link::dial::{Dial, Dialed};
+use crate::link::message::Role;
+use crate::link::socket::Patience;
+use crate::link::tls::{Keys, TlsFiles};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tidegate_control::cli::LinkArgs;
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum Over {
+    /// Dial again.
+    Again,
+    /// The link broke, or the standby said something wrong.
+    Lost(String),
+    /// There is evidence that no standby can take over.
+    BackupLost(String),
+    /// The standby has taken over.
+    Superseded(String),
+    /// The VM or its plane is gone.
+    Gone(String),
+    /// Somebody said stop.
+    Stopped,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum NoSession {
+    /// It may come.
+    Unreachable(String),
+    /// The standby has taken over.
+    Superseded(String),
+}
+
+/// This host's name, unless another was given.
+pub fn node(given: Option<&str>) -> Result<String, String> {
+    match given {
+        Some(name) => Ok(name.to_owned()),
+        None => nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .map_err(|e| format!("cannot tell this host's name: {e}; give one with --node")),
+    }
+}
+
+/// The certificates, where there are any.
+pub fn keys(certs: Option<&std::path::Path>, node: &str) -> Result<Option<Keys>, String> {
+    certs.map(|dir| Keys::read(&TlsFiles::in_dir(dir, node)).map_err(|e| e.to_string())).transpose()
+}
+
+/// Bounds in time that go with a heartbeat.
+pub fn patience(link: &LinkArgs) -> Patience {
+    Patience { quiet: link.dead_after, ..Patience::default() }
+}
+
+/// Dials the standby once.
+pub fn open(primary: &Primary) -> Result<Dialed, NoSession> {
+    let link = &primary.args.link;
+    let unreachable = NoSession::Unreachable;
+    let node = node(link.node.as_deref()).map_err(unreachable)?;
+    let keys = keys(link.certs.as_deref(), &node).map_err(unreachable)?;
+    let dial = Dial {
+        address: primary.args.to.to_string(),
+        peer: link.peer.clone().unwrap_or_default(),
+        node,
+        guest: primary.plane.guest().to_owned(),
+        role: Role::Primary,
+        incarnation: primary.incarnation,
+        keys,
+        patience: patience(link),
+    };
+    dial.standby().map_err(|error| match error {
+        LinkError::Superseded(reason) => NoSession::Superseded(reason),
+        other => NoSession::Unreachable(other.to_string()),
+    })
+}
+
+/// Runs it to its end.
+pub fn run(primary: &Primary, heard: &mpsc::Receiver<News>, cycle: &mut Cycle<'_>, dialed: Dialed) -> Over {
+    let Dialed { welcome, up, down, bulk, stopper } = dialed;
+    let Some(bulk) = bulk else { return Over::Lost("the standby takes no checkpoints".into()) };
+    let stop = AtomicBool::new(false);
+    // One loaded and one in the hands of the sender: the rest of what is in flight is on the wire.
+    let (loads, waiting) = mpsc::sync_channel(1);
+    let over = std::thread::scope(|scope| {
+        scope.spawn(|| heart::beat(primary, up, &stop));
+        scope.spawn(|| answers::listen(primary, down));
+        scope.spawn(move || freight::carry(primary, bulk, &waiting));
+        let over = cycle.run(&welcome, heard, loads, &stop);
+        stop.store(true, Relaxed);
+        // The heart says its last word, then the connections end under whoever still waits on them.
+        std::thread::sleep(primary.args.link.beat * 2);
+        stopper.stop();
+        over
+    });
+    primary.flight.clear();
+    cycle.session_over();
+    // What the ended threads still had to say concerns a session that is over; what a person ordered does not.
+    let orders: Vec<News> = heard.try_iter().filter(|news| matches!(news, News::Ordered(_) | News::Gone(_))).collect();
+    orders.into_iter().for_each(|news| primary.tell(news));
+    over
+}
+
+/// Without a standby: waits for an order, at most this long.
+pub fn wait_without(primary: &Primary, heard: &mpsc::Receiver<News>, limit: Duration) -> Over {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match heard.recv_timeout(left) {
+            Ok(News::Ordered(Ordered::Stop)) => return Over::Stopped,
+            Ok(News::Ordered(Ordered::BackupLost(evidence))) => return Over::BackupLost(evidence),
+            Ok(News::Gone(reason)) => return Over::Gone(reason),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    match primary.vm.look(limit) {
+        Some(Err(error)) if primary.vm.is_gone() => {
+            let fenced = primary.plane.fence().unwrap_or(false);
+            Over::Gone(format!("QEMU has ended ({error}); the plane is fenced: {fenced}"))
+        }
+        _ if primary.plane.is_dead() => Over::Gone("the plane has ended".into()),
+        _ => Over::Again,
+    }
+}

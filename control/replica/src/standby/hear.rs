@@ -1,0 +1,74 @@
+//! What the primary says: beats are answered with a lease, guard reports go to the plane, a surrender is noted.
+
+use super::{Standby, grants};
+use crate::lease::Answer;
+use crate::link::LinkError;
+use crate::link::dial::Receiver;
+use crate::link::message::{Beat, Down, Up};
+use crate::plane::monotonic_ns;
+use serde_json::json;
+
+/// Hears until the session ends.
+pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: u64) {
+    let (reason, orderly) = loop {
+        match up.receive() {
+            Ok(Up::Beat(beat)) => beat_of(standby, &beat, incarnation),
+            Ok(Up::Guard(report)) => {
+                if let Err(error) = standby.plane.teach_guard(&report) {
+                    log::warn!("the replay guard was not taken: {error}");
+                }
+            }
+            Ok(Up::Surrender { upto, reason }) => surrendered(standby, incarnation, upto, reason),
+            Ok(Up::Dismiss { reason }) => {
+                standby.give_back(&format!("dismissed by the primary: {reason}"));
+            }
+            Ok(Up::Bye { reason }) => break (reason, true),
+            Ok(Up::Claim { .. } | Up::Withdraw { .. }) => break ("it speaks to a witness".into(), true),
+            Err(LinkError::Quiet) => {}
+            Err(error) => break (error.to_string(), false),
+        }
+    };
+    let mut view = standby.view();
+    if view.session == session {
+        view.link_ended = !orderly;
+        view.down = None;
+        drop(view);
+        standby.chronicle.tell("session-ended", json!({ "reason": reason, "in_order": orderly }));
+    }
+}
+
+fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
+    let now = monotonic_ns();
+    {
+        let mut view = standby.view();
+        view.beat_ns = Some(now);
+        view.bound |= beat.renewal;
+    }
+    if !grants(standby.rules.decide) {
+        standby.say(&Down::Denied { seq: beat.seq, reason: "a manager decides here, without leases".into() });
+        return;
+    }
+    let answer = standby.landlord().ask(now, incarnation, beat.seq);
+    match answer {
+        Answer::Grant { seq, term_ms } => {
+            standby.say(&Down::Grant { seq, term_ms });
+            standby.landlord().sent(monotonic_ns());
+        }
+        Answer::Denied { seq, reason } => {
+            standby.say(&Down::Denied { seq, reason });
+        }
+        Answer::Ignored => {}
+    }
+}
+
+fn surrendered(standby: &Standby, incarnation: u64, upto: u64, reason: String) {
+    standby.chronicle.tell("surrender", json!({ "reason": reason }));
+    let mut landlord = standby.landlord();
+    let covered = landlord.surrendered(monotonic_ns(), incarnation, upto);
+    // It never had a lease, and says that it is fenced.
+    if !covered && landlord.may_promote_at().is_none() {
+        landlord.vouch_nobody();
+    }
+    drop(landlord);
+    standby.view().surrender = Some(reason);
+}

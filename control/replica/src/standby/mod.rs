@@ -1,0 +1,340 @@
+//! `tidegate standby`: holds the newest complete checkpoint of a VM, grants its primary the lease under which that may
+//! speak, and takes over when the primary is dead.
+//!
+//! One thread waits for sessions; beside it, for each session, one hears the primary (`hear`) and one takes checkpoints
+//! (`receive`). One watches this side's QEMU and plane (`watch`), one decides and promotes (`promote`).
+
+mod decide;
+mod hear;
+mod promote;
+mod receive;
+mod watch;
+
+use crate::checkpoint::{Image, ImageState};
+use crate::chronicle::Chronicle;
+use crate::lease::{Former, Landlord, Terms};
+use crate::link::bulk::BulkLimits;
+use crate::link::dial::{self, Sender};
+use crate::link::listen::{Accepted, Listen, Peers, State};
+use crate::link::message::{Down, Hello, Newest, Role};
+use crate::link::socket::Stopper;
+use crate::orders::Orders;
+use crate::plane::{Plane, monotonic_ns};
+use crate::primary::{keys, node, patience};
+use crate::vm::Vm;
+use decide::{Order, Rules};
+use serde_json::{Map, Value, json};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tidegate_control::cli::{Decide, StandbyArgs};
+use tidegate_control::protocol::Failure;
+
+/// How the process ended.
+#[derive(Debug)]
+pub enum End {
+    /// It was told to; true after a promotion.
+    Stopped(bool),
+    /// It cannot be a standby any more.
+    Failed(String),
+}
+
+/// What is known of the primary.
+#[derive(Debug, Default)]
+struct View {
+    /// Counts the sessions.
+    session: u64,
+    /// Of the process at the other end.
+    incarnation: u64,
+    beat_ns: Option<u64>,
+    link_ended: bool,
+    bound: bool,
+    surrender: Option<String>,
+    order: Option<Order>,
+    down: Option<Sender<Down>>,
+    stopper: Option<Stopper>,
+}
+
+/// See the module's head.
+pub struct Standby {
+    args: StandbyArgs,
+    plane: Plane,
+    vm: Vm,
+    chronicle: Chronicle,
+    rules: Rules,
+    image: Mutex<Image>,
+    landlord: Mutex<Landlord>,
+    view: Mutex<View>,
+    able: AtomicBool,
+    stop: AtomicBool,
+    /// A promotion is under way.
+    promoting: AtomicBool,
+    promoted: AtomicBool,
+    failed: Mutex<Option<String>>,
+}
+
+/// Longest wait for QEMU's monitor at the start.
+const MONITOR_WITHIN: Duration = Duration::from_secs(30);
+/// How often the main thread looks whether it shall end.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Standby {
+    fn image(&self) -> MutexGuard<'_, Image> {
+        locked(&self.image)
+    }
+
+    fn landlord(&self) -> MutexGuard<'_, Landlord> {
+        locked(&self.landlord)
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        locked(&self.view)
+    }
+
+    /// Says something to the primary, if there is one.
+    fn say(&self, message: &Down) -> bool {
+        let mut view = self.view();
+        let Some(down) = view.down.as_mut() else { return false };
+        if down.send(message).is_ok() {
+            return true;
+        }
+        view.down = None;
+        false
+    }
+
+    fn holds(&self) -> bool {
+        matches!(self.image().state(), ImageState::Holding | ImageState::Applying)
+    }
+
+    /// Ends the process with this reason.
+    fn fail(&self, reason: String) {
+        locked(&self.failed).get_or_insert(reason);
+        self.stop.store(true, Relaxed);
+    }
+
+    /// This standby cannot take over any more, and says so: the primary may act on it.
+    fn give_back(&self, reason: &str) -> bool {
+        let given = self.landlord().give_back();
+        if given {
+            self.view().bound = false;
+            self.chronicle.tell("given-back", json!({ "reason": reason }));
+            self.say(&Down::GivenBack { reason: reason.to_owned() });
+        }
+        given
+    }
+}
+
+/// Stands by until told to stop. `Err`: it never began.
+pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
+    let plane = Plane::connect(&args.vm.socket, args.vm.guest.as_deref()).map_err(|e| e.to_string())?;
+    if args.vm.takeover {
+        plane.take_over().map_err(|e| e.to_string())?;
+    }
+    let report = plane.report().map_err(|e| e.to_string())?;
+    if report["mode"] != "muted" {
+        return Err(format!(
+            "guest {} is {} here, not muted: a VM may run behind it. Set mode = \"muted\" in a standby's \
+             configuration, or order it: tidegate mute",
+            plane.guest(),
+            report["mode"].as_str().unwrap_or("?")
+        ));
+    }
+    let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
+    let image = {
+        let mut driving = vm.drive();
+        Image::prepare(&mut driving, false).map_err(|e| e.to_string())?
+    };
+    let ram_pages = image.ram_bytes().map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
+    let terms = Terms {
+        term_ms: u64::try_from(args.term.as_millis()).unwrap_or(u64::MAX).max(1),
+        ..Terms::default()
+    };
+    let former = Former::Unknown { term_ms: terms.term_ms };
+    let node = node(args.link.node.as_deref())?;
+    let listen = Listen {
+        address: args.listen,
+        node: node.clone(),
+        incarnation: dial::incarnation().map_err(|e| e.to_string())?,
+        peers: args.link.peer.clone().map_or(Peers::OfTheCa, |peer| Peers::Named(vec![peer])),
+        keys: keys(args.link.certs.as_deref(), &node)?,
+        bulk: Some(BulkLimits { device_max: u64::from(args.device_mib) << 20, ram_pages }),
+        patience: patience(&args.link),
+    };
+    let standby = Arc::new(Standby {
+        chronicle: Chronicle::new("standby", args.vm.json),
+        rules: Rules { decide: args.link.decide, dead_after: args.link.dead_after },
+        landlord: Mutex::new(Landlord::new(terms, monotonic_ns(), former)),
+        image: Mutex::new(image),
+        view: Mutex::default(),
+        able: AtomicBool::new(true),
+        stop: AtomicBool::new(false),
+        promoting: AtomicBool::new(false),
+        promoted: AtomicBool::new(false),
+        failed: Mutex::new(None),
+        plane,
+        vm,
+        args,
+    });
+    standby.landlord().set_able(Ok(()));
+    let greeter = Arc::clone(&standby);
+    let listener = listen.start(move |hello| greet(&greeter, hello)).map_err(|e| e.to_string())?;
+    let _desk = open_desk(&standby)?;
+    orders.on_stop({
+        let standby = Arc::clone(&standby);
+        move || standby.stop.store(true, Relaxed)
+    });
+    let threads: [(&str, fn(&Standby)); 2] = [("watch", watch::watch), ("promote", promote::decide)];
+    for (name, job) in threads {
+        let standby = Arc::clone(&standby);
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || job(&standby));
+        thread.map_err(|e| format!("cannot start a thread: {e}"))?;
+    }
+    standby.chronicle.tell("waiting", json!({ "guest": standby.plane.guest(), "listen": listener.address }));
+    while !standby.stop.load(Relaxed) {
+        match listener.sessions.recv_timeout(LOOK) {
+            Ok(accepted) => begin(&standby, accepted),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => standby.fail("the listener has ended".into()),
+        }
+    }
+    let promoted = standby.promoted.load(Relaxed);
+    if !promoted {
+        standby.give_back("the standby was told to stop");
+    }
+    if let Some(stopper) = standby.view().stopper.take() {
+        stopper.stop();
+    }
+    match locked(&standby.failed).take() {
+        Some(reason) => Ok(End::Failed(reason)),
+        None => Ok(End::Stopped(promoted)),
+    }
+}
+
+/// What a primary that dials is told.
+fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
+    if hello.guest != standby.plane.guest() {
+        return Err(format!("this is the standby of guest {}, not of {}", standby.plane.guest(), hello.guest));
+    }
+    if hello.role != Role::Primary {
+        return Err("a standby is dialed by a primary".into());
+    }
+    if standby.promoted.load(Relaxed) {
+        return Err(format!("{}the standby has taken over guest {}", crate::link::SUPERSEDED, hello.guest));
+    }
+    let landlord = standby.landlord();
+    let image = standby.image();
+    let holds = matches!(image.state(), ImageState::Holding | ImageState::Applying);
+    let newest = image.newest().filter(|_| holds).map(|id| Newest { id, digest: image.digest() });
+    let not_ready = (!standby.able.load(Relaxed)).then(|| "its QEMU or its plane does not answer".to_owned());
+    Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready })
+}
+
+/// Takes a session up. The one before has been stopped by the listener.
+fn begin(standby: &Arc<Standby>, accepted: Accepted) {
+    let Accepted { hello, from, up, down, bulk, stopper } = accepted;
+    let session = {
+        let mut view = standby.view();
+        // Nobody of an older session can ask for a lease any more.
+        standby.landlord().take_in();
+        if view.incarnation != hello.incarnation {
+            view.bound = false;
+        }
+        view.session += 1;
+        view.incarnation = hello.incarnation;
+        view.surrender = None;
+        view.link_ended = false;
+        view.beat_ns = Some(monotonic_ns());
+        view.down = Some(down);
+        view.stopper = Some(stopper);
+        view.session
+    };
+    standby.chronicle.tell("session", json!({ "primary": hello.node, "from": from }));
+    let hearing = Arc::clone(standby);
+    let spawn = |name: &str, job: Box<dyn FnOnce() + Send>| {
+        if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(job) {
+            log::error!("no thread for a session: {error}");
+        }
+    };
+    spawn("hear", Box::new(move || hear::hear(&hearing, up, session, hello.incarnation)));
+    if let Some(bulk) = bulk {
+        let receiving = Arc::clone(standby);
+        spawn("receive", Box::new(move || receive::receive(&receiving, bulk)));
+    }
+}
+
+fn open_desk(standby: &Arc<Standby>) -> Result<crate::desk::Desk, String> {
+    let asked = Arc::clone(standby);
+    let clerk = move |verb: &str, given: &Map<String, Value>| match verb {
+        "status" => Ok(status(&asked)),
+        "failover" => failover(&asked, given.get("primary_is_off") == Some(&json!(true))),
+        "shutdown" => {
+            asked.stop.store(true, Relaxed);
+            Ok(json!({ "guest": asked.plane.guest() }))
+        }
+        other => Err(crate::desk::unknown(other, &["status", "failover", "shutdown"])),
+    };
+    crate::desk::Desk::open(&standby.args.desk, Arc::new(clerk))
+}
+
+/// A person or a manager orders the takeover; answered when it is done or has failed.
+fn failover(standby: &Standby, primary_is_off: bool) -> Result<Value, Failure> {
+    let refuse = |reason, what: &str| Err(Failure::new(reason, what));
+    if standby.promoted.load(Relaxed) {
+        return refuse("promoted", "this standby has taken over already");
+    }
+    if !standby.holds() {
+        return refuse("no-checkpoint", "no complete checkpoint is here: there is nothing to take over with");
+    }
+    let bound = {
+        let view = standby.view();
+        view.bound || view.surrender.is_some()
+    };
+    if !primary_is_off && !bound {
+        return refuse(
+            "not-fenced",
+            "the primary speaks under no lease, so no wait makes it silent: cut its power first, then say --primary-is-off",
+        );
+    }
+    standby.view().order = Some(Order { primary_is_off });
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while std::time::Instant::now() < deadline {
+        if standby.promoted.load(Relaxed) {
+            return Ok(status(standby));
+        }
+        if let Some(reason) = locked(&standby.failed).clone() {
+            return Err(Failure::new("failed", reason));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    refuse("timeout", "not promoted within 20 s: look at the standby's own log")
+}
+
+fn status(standby: &Standby) -> Value {
+    let (beat_ns, bound, session) = {
+        let view = standby.view();
+        (view.beat_ns, view.bound, view.session)
+    };
+    let image = standby.image();
+    json!({
+        "role": if standby.promoted.load(Relaxed) { "promoted" } else { "standby" },
+        "guest": standby.plane.guest(),
+        "decide": standby.rules.decide,
+        "sessions": session,
+        "silent_ms": beat_ns.map(|at| monotonic_ns().saturating_sub(at) / 1_000_000),
+        "primary_leased": bound,
+        "able": standby.able.load(Relaxed),
+        "image": format!("{:?}", image.state()).to_lowercase(),
+        "newest": image.newest(),
+        "checkpoints": standby.chronicle.summary(),
+    })
+}
+
+/// True where this standby grants leases at all.
+fn grants(decide: Decide) -> bool {
+    decide == Decide::Standby
+}

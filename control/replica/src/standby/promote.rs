@@ -1,0 +1,122 @@
+//! Decides, and promotes: loads the newest acknowledged checkpoint while the primary's lease runs out, then lets the
+//! guest speak and run. The moments are kept, so that the outage can be told in parts.
+
+use super::Standby;
+use super::decide::{Cause, Sight};
+use crate::chronicle::ms;
+use crate::plane::monotonic_ns;
+use serde_json::json;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether the primary lives.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long the first frames of the promoted guest are waited for, for the report.
+const FIRSTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Looks until there is a reason to take over, then does.
+pub fn decide(standby: &Standby) {
+    while !standby.stop.load(Relaxed) {
+        let sight = sight(standby);
+        if let Some(cause) = standby.rules.cause(&sight) {
+            return match promote(standby, &cause, &sight) {
+                Ok(()) => {}
+                Err(reason) => {
+                    standby.chronicle.tell("promotion-failed", json!({ "reason": reason }));
+                    standby.fail(format!("the promotion failed: {reason}"));
+                }
+            };
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn sight(standby: &Standby) -> Sight {
+    let holds = standby.holds();
+    let able = standby.able.load(Relaxed);
+    let view = standby.view();
+    Sight {
+        silent_ns: view.beat_ns.map(|at| monotonic_ns().saturating_sub(at)),
+        link_ended: view.link_ended,
+        surrender: view.surrender.clone(),
+        order: view.order,
+        holds,
+        bound: view.bound,
+        able,
+    }
+}
+
+fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), String> {
+    let decided = monotonic_ns();
+    let silent_ns = sight.silent_ns.unwrap_or(0);
+    standby.promoting.store(true, Relaxed);
+    {
+        let mut landlord = standby.landlord();
+        if sight.order.is_some_and(|order| order.primary_is_off) {
+            landlord.vouch_nobody();
+        }
+        landlord.decide();
+        if landlord.may_promote_at().is_none() {
+            return Err("no lease was ever granted: nothing says when the primary is silent".into());
+        }
+    }
+    standby.chronicle.tell("deciding", json!({ "cause": cause, "silent_ms": silent_ns / 1_000_000 }));
+    // While the lease runs out: the VM does not run yet, and its plane is muted.
+    let (id, timings) = {
+        let mut image = standby.image();
+        let mut driving = standby.vm.drive();
+        let timings = image.load(&mut driving).map_err(|e| e.to_string())?;
+        (image.newest().ok_or("the image forgot what it loaded")?, timings)
+    };
+    let loaded = monotonic_ns();
+    loop {
+        let told = standby.landlord().promote(monotonic_ns());
+        match told {
+            Ok(()) => break,
+            Err(Some(left)) => std::thread::sleep(left.min(Duration::from_millis(5))),
+            Err(None) => return Err("the lease was given back".into()),
+        }
+    }
+    let free = monotonic_ns();
+    let became = standby.plane.unmute(standby.args.protected, id.epoch + 1).map_err(|e| e.to_string())?;
+    let unmuted = monotonic_ns();
+    {
+        let mut driving = standby.vm.drive();
+        driving.cont().map_err(|e| format!("QEMU does not run the restored VM: {e}"))?;
+    }
+    let running = monotonic_ns();
+    standby.promoted.store(true, Relaxed);
+    if let Some(stopper) = standby.view().stopper.take() {
+        stopper.stop();
+    }
+    let (first_frame, first_rtp) = firsts(standby, unmuted);
+    let span = |from: u64, to: u64| ms(Duration::from_nanos(to.saturating_sub(from)));
+    let since = |at: Option<u64>| at.map(|at| span(running, at));
+    standby.chronicle.tell(
+        "promoted",
+        json!({
+            "guest": standby.plane.guest(), "cause": cause, "epoch": id.epoch, "of_generation": id.generation,
+            "generation": became.generation,
+            "detection_ms": silent_ns as f64 / 1e6, "decision_ms": span(decided, free),
+            "apply_ms": ms(timings.apply), "load_ms": ms(timings.load), "loaded_after_ms": span(decided, loaded),
+            "unmute_ms": span(free, unmuted), "run_ms": span(unmuted, running),
+            "first_frame_ms": since(first_frame), "first_rtp_ms": since(first_rtp),
+            "all_ms": silent_ns as f64 / 1e6 + span(decided, running),
+        }),
+    );
+    Ok(())
+}
+
+/// When the first frame and the first RTP frame left.
+fn firsts(standby: &Standby, unmuted: u64) -> (Option<u64>, Option<u64>) {
+    let deadline = Instant::now() + FIRSTS_WITHIN;
+    let mut seen = (None, None);
+    while Instant::now() < deadline && (seen.0.is_none() || seen.1.is_none()) {
+        if let Ok(pulse) = standby.plane.pulse() {
+            let after = |at: Option<u64>| at.filter(|at| *at >= unmuted.saturating_sub(1_000_000_000));
+            seen = (after(pulse.first_frame_ns), after(pulse.first_rtp_ns));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    seen
+}

@@ -1,0 +1,97 @@
+//! Takes what the primary sends of its VM: the first copy, then checkpoints. A checkpoint is acknowledged when it is
+//! complete, verified, and what a promotion would load; its RAM is written after that.
+
+use super::Standby;
+use crate::checkpoint::ImageState;
+use crate::chronicle::ms;
+use crate::link::LinkError;
+use crate::link::bulk::{BulkReader, Carried};
+use crate::link::dial::Wire;
+use crate::link::message::Down;
+use serde_json::json;
+use std::time::Duration;
+
+/// Takes until the session ends.
+pub fn receive(standby: &Standby, mut bulk: BulkReader<Wire>) {
+    let mut seeding = false;
+    loop {
+        let incoming = bulk.incoming();
+        match bulk.receive() {
+            Ok(carried) => {
+                if let Err(problem) = take(standby, carried, &mut seeding) {
+                    standby.chronicle.tell("refused", json!({ "problem": problem }));
+                    return end(standby);
+                }
+            }
+            Err(LinkError::Quiet) => {}
+            Err(error) => {
+                if let Some(id) = incoming {
+                    standby.say(&Down::Refused { id, reason: error.to_string() });
+                }
+                return end(standby);
+            }
+        }
+    }
+}
+
+/// A session whose checkpoints cannot be used is over: the primary dials again and begins from what is held.
+fn end(standby: &Standby) {
+    if let Some(stopper) = standby.view().stopper.clone() {
+        stopper.stop();
+    }
+}
+
+fn take(standby: &Standby, carried: Carried, seeding: &mut bool) -> Result<(), String> {
+    let mut image = standby.image();
+    match carried {
+        Carried::Seed(pages) => {
+            if !std::mem::replace(seeding, true) {
+                image.begin().map_err(|e| e.to_string())?;
+            }
+            image.seed(&pages).map_err(|e| e.to_string())
+        }
+        Carried::SeedEnd(digest) => {
+            if !std::mem::take(seeding) {
+                // A guest whose RAM is all zero.
+                image.begin().map_err(|e| e.to_string())?;
+            }
+            if image.digest() != Some(digest) {
+                return Err("the first copy is not what the primary sent".into());
+            }
+            standby.say(&Down::Seeded { digest });
+            Ok(())
+        }
+        Carried::Checkpoint(checkpoint, sent) => {
+            let (id, bytes) = (sent.id, sent.length);
+            if let Err(error) = image.admit(checkpoint) {
+                standby.say(&Down::Refused { id, reason: error.to_string() });
+                return Err(error.to_string());
+            }
+            // Under the image's lock: what is acknowledged is what a promotion loads, and nothing is after it.
+            let digest = image.digest();
+            standby.say(&Down::Acked { id, length: sent.length, checksum: sent.checksum, digest });
+            match image.apply() {
+                Ok(applied) => {
+                    drop(image);
+                    standby.chronicle.committed(applied);
+                    standby.chronicle.checkpoint(
+                        Duration::ZERO,
+                        bytes,
+                        json!({ "epoch": id.epoch, "bytes": bytes, "apply_ms": ms(applied) }),
+                    );
+                    Ok(())
+                }
+                Err(error) => {
+                    let torn = image.state() == ImageState::Torn;
+                    drop(image);
+                    if torn {
+                        // Nothing here can take over any more.
+                        standby.give_back(&format!("its RAM could not be written: {error}"));
+                        standby.fail(format!("the checkpoint was not applied: {error}"));
+                    }
+                    Err(error.to_string())
+                }
+            }
+        }
+    }
+}
