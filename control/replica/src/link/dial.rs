@@ -2,59 +2,14 @@
 
 use crate::link::LinkError;
 use crate::link::bulk::BulkWriter;
-use crate::link::message::{Down, Role, Up, Welcome};
-use crate::link::socket::{Patience, Stopper};
+use crate::link::envelope::{FrameReader, FrameWriter};
+use crate::link::message::{Direction, Down, Hello, Reply, Role, Up, VERSION, Welcome};
+use crate::link::socket::{Patience, Socket, Stopper, is_loopback, plain_refused};
 use crate::link::tls::Keys;
-
-/// A connection of the link, plain or TLS: what bulk reads from and writes to.
-#[derive(Debug)]
-pub struct Wire {}
-
-impl std::io::Read for Wire {
-    fn read(&mut self, _to: &mut [u8]) -> std::io::Result<usize> {
-        Ok(0)
-    }
-}
-
-impl std::io::Write for Wire {
-    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
-        Ok(from.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Sends messages of one kind.
-#[derive(Debug)]
-pub struct Sender<M> {
-    wire: Wire,
-    kind: std::marker::PhantomData<M>,
-}
-
-impl<M: serde::Serialize> Sender<M> {
-    /// Blocks at most [`Patience::stall`]; after an error the connection is over.
-    pub fn send(&mut self, message: &M) -> Result<(), LinkError> {
-        let _ = (&mut self.wire, message);
-        Err(LinkError::Closed)
-    }
-}
-
-/// Receives messages of one kind.
-#[derive(Debug)]
-pub struct Receiver<M> {
-    wire: Wire,
-    kind: std::marker::PhantomData<M>,
-}
-
-impl<M: serde::de::DeserializeOwned> Receiver<M> {
-    /// The next message, or [`LinkError::Quiet`] after [`Patience::quiet`].
-    pub fn receive(&mut self) -> Result<M, LinkError> {
-        let _ = &mut self.wire;
-        Err(LinkError::Closed)
-    }
-}
+use crate::link::wire::{Receiver, Sender, Wire, receive, send};
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Instant;
 
 /// Whom to dial, and as whom.
 #[derive(Clone, Debug)]
@@ -95,16 +50,136 @@ pub struct Dialed {
 impl Dial {
     /// A session with a standby: three connections.
     pub fn standby(&self) -> Result<Dialed, LinkError> {
-        Err(LinkError::Closed)
+        self.session(true)
     }
 
     /// A session with a witness: no bulk.
     pub fn witness(&self) -> Result<Dialed, LinkError> {
-        Err(LinkError::Closed)
+        self.session(false)
+    }
+
+    fn session(&self, with_bulk: bool) -> Result<Dialed, LinkError> {
+        let deadline = Instant::now() + self.patience.handshake;
+        let mut up = FrameWriter::new(self.wire(deadline)?, self.patience.stall);
+        self.greet(&mut up, Direction::Up, 0)?;
+        let welcome = self.welcomed(&mut FrameReader::new(
+            up.get_mut(),
+            self.patience.handshake,
+            self.patience.handshake,
+        ))?;
+        let bulk = if with_bulk {
+            let mut bulk = FrameWriter::new(self.wire(deadline)?, self.patience.stall);
+            self.greet(&mut bulk, Direction::Bulk, welcome.session)?;
+            Some(bulk)
+        } else {
+            None
+        };
+        let mut wire = self.wire(deadline)?;
+        self.greet(&mut FrameWriter::new(&mut wire, self.patience.stall), Direction::Down, welcome.session)?;
+        let mut down = FrameReader::new(wire, self.patience.handshake, self.patience.stall);
+        // The second welcome: the listener has all connections.
+        let complete = self.welcomed(&mut down)?;
+        if complete.session != welcome.session {
+            return Err(LinkError::Protocol("the listener changed the session's number".to_owned()));
+        }
+        let mut sockets = vec![up.get_ref().socket(), down.get_ref().socket()];
+        sockets.extend(bulk.as_ref().map(|bulk| bulk.get_ref().socket()));
+        let stopper = Stopper::of(&sockets)?;
+        up.get_mut().settle(self.patience)?;
+        down.get_mut().settle(self.patience)?;
+        down.set_quiet(self.patience.quiet);
+        let bulk = bulk.map(|mut bulk| bulk.get_mut().settle(self.patience).map(|()| bulk)).transpose()?;
+        Ok(Dialed {
+            welcome,
+            up: Sender::new(up),
+            down: Receiver::new(down),
+            bulk: bulk.map(BulkWriter::on),
+            stopper,
+        })
+    }
+
+    fn greet(
+        &self,
+        frames: &mut FrameWriter<impl Write>,
+        direction: Direction,
+        session: u64,
+    ) -> Result<(), LinkError> {
+        let hello = Hello {
+            version: VERSION,
+            direction,
+            role: self.role,
+            guest: self.guest.clone(),
+            node: self.node.clone(),
+            incarnation: self.incarnation,
+            session,
+        };
+        send(frames, &hello)
+    }
+
+    fn welcomed(&self, frames: &mut FrameReader<impl Read>) -> Result<Welcome, LinkError> {
+        let reply = receive(frames).map_err(|error| match error {
+            LinkError::Quiet => {
+                LinkError::Refused(format!("{} took the connection but does not answer", self.address))
+            }
+            LinkError::Closed => LinkError::Refused(format!(
+                "{} closed the connection without an answer: does it want certificates, or is it busy?",
+                self.address
+            )),
+            error => error,
+        })?;
+        match reply {
+            Reply::Welcome(welcome) if welcome.version != VERSION => Err(LinkError::Refused(format!(
+                "{} speaks version {} of the link, this is {VERSION}: install the same tidegate on both",
+                self.address, welcome.version
+            ))),
+            Reply::Welcome(welcome) if welcome.node != self.peer => Err(LinkError::Refused(format!(
+                "{} is node `{}`, not `{}`",
+                self.address, welcome.node, self.peer
+            ))),
+            Reply::Welcome(welcome) => Ok(welcome),
+            Reply::Unwelcome { reason } => Err(LinkError::Refused(format!("{}: {reason}", self.address))),
+        }
+    }
+
+    fn wire(&self, deadline: Instant) -> Result<Wire, LinkError> {
+        let socket = Socket::new(self.connect(deadline)?, self.patience, deadline)?;
+        match &self.keys {
+            Some(keys) => Ok(Wire::dialed(keys.dial(socket, &self.peer)?)),
+            None if socket.is_loopback() => Ok(Wire::plain(socket)),
+            None => Err(LinkError::Refused(format!(
+                "{}: the way there leaves loopback; configure certificates (--certs DIR)",
+                self.address
+            ))),
+        }
+    }
+
+    fn connect(&self, deadline: Instant) -> Result<TcpStream, LinkError> {
+        let unknown = |e| {
+            LinkError::Refused(format!(
+                "`{}` is no address to dial: {e}; write HOST:PORT or [IPV6]:PORT",
+                self.address
+            ))
+        };
+        let mut last = LinkError::Refused(format!("`{}` has no address", self.address));
+        for address in self.address.to_socket_addrs().map_err(unknown)? {
+            if self.keys.is_none() && !is_loopback(address.ip()) {
+                last = plain_refused(address);
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = LinkError::Io(std::io::Error::new(e.kind(), format!("{address}: {e}"))),
+            }
+        }
+        Err(last)
     }
 }
 
-/// A random number that names this start of the process; never 0.
+/// A random number that names this start of the process, or a session; never 0.
 pub fn incarnation() -> Result<u64, LinkError> {
     let random = getrandom::u64().map_err(|e| LinkError::Io(std::io::Error::other(e.to_string())))?;
     Ok(random.max(1))

@@ -12,6 +12,22 @@ pub const NAME_MAX: usize = 64;
 /// Longest reason in a message, bytes; longer ones are cut by the sender.
 pub const REASON_MAX: usize = 1024;
 
+/// A reason as it may be sent: cut at [`REASON_MAX`].
+pub fn reason(why: impl std::fmt::Display) -> String {
+    let mut why = why.to_string();
+    if why.len() > REASON_MAX {
+        let end = (0..=REASON_MAX).rev().find(|end| why.is_char_boundary(*end)).unwrap_or(0);
+        why.truncate(end);
+    }
+    why
+}
+
+/// Whether this may name a guest or a node: letters, digits, `-`, `_`, `.`, at most [`NAME_MAX`].
+pub fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=NAME_MAX).contains(&name.len()) && name.chars().all(good) && !name.starts_with(['-', '.'])
+}
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -64,7 +80,7 @@ pub struct Newest {
     pub digest: Option<RamDigest>,
 }
 
-/// The answer to a [`Hello`] on `up`.
+/// The listener, and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Welcome {
@@ -84,12 +100,17 @@ pub struct Welcome {
     pub not_ready: Option<String>,
 }
 
-/// A hello that is not welcome: sent instead of [`Welcome`].
+/// What answers a [`Hello`] on `up`, and on `down` once the session is complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Unwelcome {
-    /// What is wrong and what to do.
-    pub reason: String,
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// Come in.
+    Welcome(Welcome),
+    /// Stay out.
+    Unwelcome {
+        /// What is wrong and what to do.
+        reason: String,
+    },
 }
 
 /// A beat: "I live", and the request for a lease that its grant answers.

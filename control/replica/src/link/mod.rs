@@ -16,9 +16,12 @@
 pub mod bulk;
 pub mod dial;
 pub mod envelope;
+mod gathering;
 pub mod listen;
 pub mod message;
 pub mod socket;
 pub mod tls;
+pub mod wire;
 
 pub use envelope::LinkError;
+pub use wire::{Receiver, Sender, Wire};
