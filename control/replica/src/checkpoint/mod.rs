@@ -60,6 +60,16 @@ pub enum Ram {
     },
 }
 
+impl Ram {
+    /// How many pages travel.
+    pub fn pages(&self) -> usize {
+        match self {
+            Ram::Streamed => 0,
+            Ram::Difference { pages, .. } => pages.numbers.len(),
+        }
+    }
+}
+
 /// See the module's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
