@@ -8,6 +8,7 @@ mod page_set;
 pub mod ram;
 pub mod shadow;
 pub mod soft_dirty;
+mod stream;
 pub mod take;
 
 pub use carry::Carry;
@@ -16,6 +17,7 @@ pub use image::{Image, ImageError, ImageState, LoadTimings};
 pub use page_set::PageSet;
 pub use ram::{GuestRam, RamError};
 pub use shadow::Shadow;
+pub use soft_dirty::Tracking;
 pub use take::{TakeError, TakeOptions, TakeTimings, Taken, Taker};
 
 /// Bytes of a page, the unit in which RAM is compared and sent.
