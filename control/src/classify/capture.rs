@@ -119,8 +119,8 @@ pub fn read_from(
                 let had = reader.data().len();
                 reader.refill().map_err(|e| format!("after {} packets: {e:?}", read.packets))?;
                 if reader.data().len() == had {
-                    // Nothing came, and the same bytes would ask for more again.
-                    return Ok(Read { cut: true, ..read });
+                    // Nothing came, and the same bytes would ask for more again. Without any, the file is whole.
+                    return Ok(Read { cut: had > 0, ..read });
                 }
             }
             Err(e) => return Err(format!("after {} packets: {e:?}", read.packets)),

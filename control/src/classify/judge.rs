@@ -474,7 +474,12 @@ mod tests {
     #[test]
     fn a_file_that_is_cut_or_no_capture_is_told() {
         let (_dir, path) = capture(&[udp(5, 40_000, &rtp(1)), udp(5, 40_000, &rtp(2))]);
+        let report = judge(&path, &task()).expect("it is a capture");
+        assert_eq!((report.packets, report.cut), (2, false), "a whole one");
         let whole = fs::read(&path).expect("read");
+        fs::write(&path, &whole[..24]).expect("written");
+        let report = judge(&path, &task()).expect("a capture of nothing");
+        assert_eq!((report.packets, report.cut), (0, false));
         fs::write(&path, &whole[..whole.len() - 20]).expect("written");
         let report = judge(&path, &task()).expect("as far as it goes");
         assert_eq!((report.packets, report.cut), (1, true));
