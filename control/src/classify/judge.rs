@@ -277,15 +277,19 @@ impl Judge<'_> {
             Class::Rtcp => {
                 let ssrc = headers.payload(packet.bytes).get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok());
                 let ssrc = ssrc.map(u32::from_be_bytes);
-                // Its own stream, else any that was let go on its port or the one below.
-                let own = |(of, name): &(Flow, u32)| of.src == flow.src && Some(*name) == ssrc;
-                let near = |(of, _): &(Flow, u32)| {
-                    of.src == flow.src
-                        && (of.sport == flow.sport || of.sport.checked_add(1) == Some(flow.sport))
+                // Its own stream, else one that was let go on its port or beside it, else any of the guest's (SIP may
+                // name a port far away). An SSRC may have several peers and ports: the nearest.
+                let rank = |(of, name): &(Flow, u32)| {
+                    (
+                        of.sport.abs_diff(flow.sport) > 1,
+                        Some(*name) != ssrc,
+                        of.sport > flow.sport,
+                        *of != flow,
+                    )
                 };
-                let promoted = || self.streams.iter().filter(|(_, s)| s.bypassed > 0).map(|(name, _)| name);
-                let name =
-                    promoted().find(|name| own(name)).or_else(|| promoted().find(|name| near(name))).copied();
+                let promoted =
+                    self.streams.iter().filter(|((of, _), s)| of.src == flow.src && s.bypassed > 0);
+                let name = promoted.map(|(name, _)| *name).min_by_key(|name| (rank(name), *name));
                 match name.and_then(|name| self.streams.get_mut(&name)) {
                     Some(stream) => stream.rtcp += 1,
                     None => self.report.rtcp_outside_streams += 1,
@@ -431,6 +435,25 @@ mod tests {
         {
             assert!(judge(&path, &other).expect("it is a capture").streams.is_empty());
             assert_eq!(judge(&fax, &other).expect("it is a capture").udptl, 0);
+        }
+    }
+
+    #[test]
+    fn rtcp_counts_for_the_stream_it_goes_with() {
+        let rtcp = |ssrc: u32| [&[0x81, 201, 0, 7][..], &ssrc.to_be_bytes(), &[0; 24]].concat();
+        // The same SSRC from four ports, as one that changes its peer has it.
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for port in [40_000, 40_010, 40_020, 40_030] {
+            frames.extend((0..4).map(|n| udp(5, port, &rtp(n))));
+        }
+        frames.push(udp(5, 40_020, &rtcp(0xcafe_babe)));
+        frames.push(udp(5, 40_011, &rtcp(0xcafe_babe)));
+        frames.push(udp(5, 40_029, &rtcp(1)));
+        let (_dir, path) = capture(&frames);
+        for _ in 0..8 {
+            let report = judge(&path, &task()).expect("it is a capture");
+            assert_eq!(report.streams.iter().map(|s| s.rtcp).collect::<Vec<_>>(), [0, 1, 1, 1]);
+            assert_eq!((report.rtcp_outside_streams, report.bypassed_outside_streams), (0, 0));
         }
     }
 
