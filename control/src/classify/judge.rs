@@ -439,6 +439,26 @@ mod tests {
     }
 
     #[test]
+    fn fragments_of_sip_may_come_in_any_order() {
+        let whole = invite("audio 40000 RTP/AVP 8");
+        let part = |from: usize, to: usize| {
+            let mut frame = [&whole[..34], &whole[34 + from..34 + to]].concat();
+            frame[16..18].copy_from_slice(&(20 + (to - from) as u16).to_be_bytes());
+            frame[18..20].copy_from_slice(&[0, 7]);
+            let more = if 34 + to < whole.len() { 0x2000 } else { 0 };
+            frame[20..22].copy_from_slice(&(more | (from / 8) as u16).to_be_bytes());
+            frame
+        };
+        let end = whole.len() - 34;
+        let (_dir, path) = capture(&[part(96, end), part(0, 96), udp(5, 40_000, &rtp(1))]);
+        for guests in [vec![], vec![IpAddr::from([10, 0, 0, 5])]] {
+            let report = judge(&path, &Task { guests, ..task() }).expect("it is a capture");
+            let promoted: Vec<_> = report.streams.iter().map(|s| (s.promoted_at, &*s.rule)).collect();
+            assert_eq!(promoted, [(Some(1), "sip")]);
+        }
+    }
+
+    #[test]
     fn rtcp_counts_for_the_stream_it_goes_with() {
         let rtcp = |ssrc: u32| [&[0x81, 201, 0, 7][..], &ssrc.to_be_bytes(), &[0; 24]].concat();
         // The same SSRC from four ports, as one that changes its peer has it.
