@@ -41,8 +41,10 @@ const RUN: u8 = 3;
 const RUN_AFTER_SET_UP: u8 = 2;
 /// A stream silent for so long must prove itself again, and may be displaced.
 pub const IDLE_NS: u64 = 30_000_000_000;
-/// Media never has a source port below (RFC 3551 leaves those to others; they are DNS, NTP, SNMP).
+/// Media has no source port below (RFC 3551 leaves those to others; they are DNS, NTP, SNMP) but one.
 const LOWEST_PORT: u16 = 1024;
+/// Relays and conference servers send from here, where firewalls let nothing else through.
+const SERVER_PORT: u16 = 443;
 
 const WAYS: usize = 8;
 /// Streams that began last and are looked at when signalling names their port.
@@ -320,7 +322,8 @@ impl Streams {
     /// A packet of no known stream.
     fn see_new(&mut self, set: usize, tag: u64, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let headers = sighting.headers;
-        if headers.is_fragment() || headers.sport < LOWEST_PORT || !is_host(&headers.src) {
+        if headers.is_fragment() || !is_eligible(headers) || is_tunnel(sighting) && !self.is_trusted(sighting)
+        {
             return None;
         }
         let way = self.room(set, sighting.now)?;
@@ -475,6 +478,19 @@ fn lives(table: &StreamTable, runs: &[Run], idle: u64, mark: u32, now: u64) -> b
         && runs[index].mark == mark
         && Track(seen.track.get()).is_promoted()
         && now.saturating_sub(seen.last_seen.get()) <= idle
+}
+
+/// True for a port and an address that media comes from.
+fn is_eligible(headers: &Headers) -> bool {
+    (headers.sport >= LOWEST_PORT || headers.sport == SERVER_PORT) && is_host(&headers.src)
+}
+
+/// LISP (RFC 9300) on its own port: where RTP has its source stands an IP packet's first word, and a nonce that counts
+/// is no sequence number.
+fn is_tunnel(sighting: &Sighting<'_>) -> bool {
+    const LISP: u16 = 4341;
+    let Sighting { headers, rtp, .. } = sighting;
+    (headers.dport == LISP || headers.sport == LISP) && matches!(rtp.ssrc >> 28, 4 | 6)
 }
 
 /// True for an address that one host can have: not multicast, broadcast, loopback or none.
