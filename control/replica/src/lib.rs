@@ -14,3 +14,4 @@ pub mod certs;
 pub mod checkpoint;
 pub mod lease;
 pub mod link;
+pub mod witness;

@@ -110,7 +110,6 @@ struct Primary {
     incarnation: u64,
     /// The plane's: what every process of this host has given it.
     lease_end: u64,
-    fenced: bool,
 }
 
 enum Message {
@@ -223,7 +222,6 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
                     if let Some(lease) = primary.tenant.granted(seq, term_ms) {
                         // The plane: a fence is left only by protecting anew, which any later grant may be used for.
                         if lease.end_ns() > there(now) {
-                            primary.fenced = false;
                             primary.lease_end = primary.lease_end.max(lease.end_ns());
                         }
                     }
@@ -239,9 +237,8 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
                 fly(&mut flying, now, delay, Message::Request { incarnation: primary.incarnation, seq });
             }
             Step::Surrender(delay) => {
-                primary.fenced = true;
                 // What left before the fence is in the ring as long as that drains.
-                primary.lease_end = there(now);
+                primary.lease_end = primary.lease_end.min(there(now));
                 let upto = primary.tenant.surrender();
                 let incarnation = primary.incarnation;
                 fly(&mut flying, now, delay, Message::Surrender { incarnation, upto });
