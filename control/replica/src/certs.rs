@@ -4,7 +4,6 @@
 //! Keys are ECDSA P-256. The CA's own certificate can be made anew with the same key, so that nodes need not change.
 
 use crate::link::message::is_name;
-use clap::Args;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rcgen::{KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd};
 use rustls::RootCertStore;
@@ -18,37 +17,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tidegate_control::cli::CertsArgs;
 
 const CA_NAME: &str = "tidegate private CA";
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long certificates are good for.
 const LIFE: Duration = Duration::from_secs(3652 * 86_400);
-
-/// Make the CA and the nodes' certificates for the link between primary, standby and witness
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  tidegate certs /etc/tidegate/certs alpha beta        a CA, and certificates for two nodes
-  tidegate certs /etc/tidegate/certs witness           one more node, signed by the same CA
-  tidegate certs /etc/tidegate/certs alpha --force     a new key and certificate for alpha
-
-Each node gets three files: ca.pem, NODE.pem and NODE.key. ca.key stays where it was made: whoever has it can be any
-node. Node names are the names that --node and --peer say; they need not be in the DNS.")]
-pub struct CertsArgs {
-    /// Where the files are, or will be
-    pub dir: PathBuf,
-    /// Names of the nodes
-    #[arg(required = true, value_name = "NODE")]
-    pub nodes: Vec<String>,
-    /// Replace certificates and keys of these nodes that are there already
-    #[arg(long)]
-    pub force: bool,
-    /// Make the CA's own certificate anew, with its old key: certificates of nodes stay good
-    #[arg(long)]
-    pub renew_ca: bool,
-    /// One JSON document instead of text
-    #[arg(long)]
-    pub json: bool,
-}
 
 /// What was made for a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

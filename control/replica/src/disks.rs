@@ -7,9 +7,9 @@
 //! | drive | |
 //! |---|---|
 //! | empty (an ejected CD) | passes: there is nothing to differ. Whoever puts something in is asked again: judge anew on `DEVICE_TRAY_MOVED` |
-//! | read-only | passes with [`Disks::ReadOnly`] and above: the operator vouches that the standby's QEMU has the same image |
+//! | read-only | passes with `--disks read-only` and `external`: the operator vouches that the standby's QEMU has the same image |
 //! | firmware flash (UEFI variables) | passes: it is RAM to QEMU, travels with the devices' state and is written to the standby's file when that is loaded |
-//! | writable | passes with [`Disks::External`] only: the hook makes the standby's copy one of the checkpoint's moment |
+//! | writable | passes with `--disks external` only: the hook makes the standby's copy one of the checkpoint's moment |
 //! | writable onto a temporary overlay (`snapshot=on`) | never passes: what was written since the start is in a nameless file on this host that no hook can reach, and the standby would see the disk of before |
 
 use std::fmt;
@@ -18,27 +18,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use tidegate_control::cli::Disks;
 
-use crate::qmp::{Block, Inserted};
+use crate::qmp::{Block, Inserted, Qmp};
 
 /// How often a hook is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How much of what a hook complains about is shown.
 const COMPLAINT: u64 = 1024;
-
-/// What the operator says of the VM's disks (`disks = "..."`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Disks {
-    /// It has none.
-    #[default]
-    None,
-    /// Those it has are read-only, and the standby's are the same.
-    ReadOnly,
-    /// An external replication keeps them in step (`disk_hook`).
-    External,
-}
 
 /// A drive that would make the restored VM inconsistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +145,45 @@ impl fmt::Display for HookError {
 }
 
 impl std::error::Error for HookError {}
+
+/// The disks of one VM, and what keeps them in step.
+#[derive(Clone, Debug)]
+pub struct DiskGuard {
+    hook: Option<Hook>,
+}
+
+/// How long a hook may take; at a close the VM is paused meanwhile.
+const HOOK_WITHIN: Duration = Duration::from_secs(2);
+
+impl DiskGuard {
+    /// Looks at the VM's drives; refuses those that would make the restored VM inconsistent.
+    pub fn new(qmp: &mut Qmp, disks: Disks, hook: Option<&Path>) -> Result<DiskGuard, String> {
+        let drives = qmp.blocks().map_err(|e| e.to_string())?;
+        judge(disks, &drives).map_err(|e| e.to_string())?;
+        Ok(DiskGuard { hook: hook.map(|path| Hook::new(path.to_owned(), HOOK_WITHIN)) })
+    }
+
+    /// Inside the pause that ends this epoch.
+    pub fn close(&self, epoch: u64) -> Result<(), String> {
+        self.call(Moment::Close, epoch)
+    }
+
+    /// The standby has this epoch's checkpoint.
+    pub fn commit(&self, epoch: u64) -> Result<(), String> {
+        self.call(Moment::Commit, epoch)
+    }
+
+    /// On the standby, before the VM is loaded.
+    pub fn promote(&self, epoch: u64) -> Result<(), String> {
+        self.call(Moment::Promote, epoch)
+    }
+
+    fn call(&self, moment: Moment, epoch: u64) -> Result<(), String> {
+        self.hook
+            .as_ref()
+            .map_or(Ok(()), |hook| hook.call(moment, epoch).map(drop).map_err(|e| e.to_string()))
+    }
+}
 
 /// A program that keeps disks in step: called as `PATH close EPOCH`, `PATH commit EPOCH`, `PATH promote EPOCH`.
 #[derive(Clone, Debug)]

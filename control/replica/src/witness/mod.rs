@@ -13,7 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use server::{Running, WitnessArgs, run, start};
+pub use server::{Running, run, start};
 
 use crate::lease::{Answer, Terms};
 use crate::link::message::{Beat, Standing, Verdict};

@@ -8,55 +8,15 @@ use crate::link::listen::{Accepted, Listen, Listener, Peers, State};
 use crate::link::message::{Down, Hello, Role, Standing, Up, reason};
 use crate::link::socket::Patience;
 use crate::link::tls::{Keys, TlsFiles};
-use clap::Args;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Lend leases to primaries and say when a standby may take over
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  tidegate witness --listen 0.0.0.0:7900 --certs /etc/tidegate/certs             this host is node `witness`
-  tidegate witness --listen [::]:7900 --certs DIR --node quorum1 --peer alpha --peer beta
-
-Runs on a third host, reached from both by other ways than they reach each other. It keeps nothing on disk: for one term
-after its start it lends a lease only to a node that renews one. Make its certificate with the CA of the nodes:
-  tidegate certs DIR witness")]
-pub struct WitnessArgs {
-    /// Where to listen: ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: SocketAddr,
-    /// Directory with ca.pem, NODE.pem and NODE.key; not needed on loopback alone
-    #[arg(long, value_name = "DIR")]
-    pub certs: Option<PathBuf>,
-    /// This node's name, as in its certificate
-    #[arg(long, default_value = "witness")]
-    pub node: String,
-    /// Serve these nodes only; without it, every node of the CA
-    #[arg(long, value_name = "NODE")]
-    pub peer: Vec<String>,
-    /// Length of the leases, milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
-    pub term_ms: u64,
-    /// The longest --term-ms that was ever used here: how long to be unsure after a start
-    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
-    pub former_term_ms: u64,
-    /// Largest difference between the rates of two hosts' clocks, parts per million
-    #[arg(long, value_name = "PPM", default_value_t = 500)]
-    pub drift_ppm: u32,
-    /// Time in which a full tx ring leaves a NIC, milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 2)]
-    pub drain_ms: u64,
-    /// A node is called silent after so long, milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    pub silent_ms: u64,
-}
+use tidegate_control::cli::WitnessArgs;
 
 /// `tidegate witness`: serves until it is ended.
 pub fn run(args: &WitnessArgs) -> ExitCode {
@@ -160,7 +120,7 @@ pub fn start(
         let mut witness = asked.witness();
         witness.greet(now, &hello.guest, &caller(hello))?;
         let not_ready = witness.is_unsure(now).then(|| "this witness has just started".to_owned());
-        Ok(State { newest: None, term_ms: terms.term_ms, not_ready })
+        Ok(State { newest: None, term_ms: terms.term_ms, not_ready, taken_over: false })
     })?;
     let address = listener.address;
     let serve = std::thread::Builder::new().name("witness".to_owned());
@@ -236,7 +196,7 @@ fn answer(shared: &Shared, hello: &Hello, up: Up) -> Option<Down> {
             witness.withdraw(now, guest, &caller, reason(why));
             None
         }
-        Up::Guard(_) | Up::Bye { .. } => None,
+        Up::Guard(_) | Up::Dismiss { .. } | Up::Bye { .. } => None,
     }
 }
 
