@@ -2,7 +2,7 @@
 
 use super::capture::{self, Captured};
 use super::overheard::Overheard;
-use super::quality::{Arrival, quality};
+use super::quality::{Arrival, media_clock, quality};
 use super::report::{FileReport, FlowReport, StreamReport};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use tidegate_dataplane::wire::{Headers, Kind, display_address};
 /// The capture's clock: one tick a nanosecond.
 pub(crate) const RATE: TscRate = TscRate::new(1_000_000_000);
 /// Streams that are told apart at once: as many as a large plane's.
-pub(crate) const STREAMS: usize = 1 << 16;
+pub(crate) const STREAMS: usize = 1 << 18;
 /// What looked like RTP for fewer packets and was never let go is no stream to speak of.
 const FEWEST: u64 = 3;
 
@@ -310,10 +310,8 @@ impl Judge<'_> {
 
     fn finish(mut self) -> FileReport {
         let tracked = self.classifier.table().snapshot(RATE);
-        let clock = |flow: &Flow, ssrc: u32| {
-            let same = tracked.iter().find(|t| (t.src, t.sport, t.ssrc) == (flow.src, flow.sport, ssrc));
-            same.and_then(|t| t.clock_rate).unwrap_or(8000)
-        };
+        let clocks: HashMap<_, _> =
+            tracked.iter().map(|t| ((t.src, t.sport, t.ssrc), t.clock_rate)).collect();
         let mut streams: Vec<StreamReport> = Vec::new();
         for ((flow, ssrc), stream) in &self.streams {
             let packets = stream.arrivals.len() as u64;
@@ -321,7 +319,8 @@ impl Judge<'_> {
                 self.report.looked_like_rtp += packets;
                 continue;
             }
-            let clock_rate = clock(flow, *ssrc);
+            let told = clocks.get(&(flow.src, flow.sport, *ssrc)).copied().flatten();
+            let clock_rate = told.or_else(|| media_clock(&stream.arrivals)).unwrap_or(8000);
             streams.push(StreamReport {
                 src: flow.src,
                 sport: flow.sport,
