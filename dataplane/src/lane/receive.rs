@@ -143,14 +143,9 @@ where
                     return self.bypass(frame, about);
                 }
             }
-            // SIP goes by TCP, too.
-            Ahead::Tcp if !self.listener.listens() => {
-                if self.fits(&frame, len, arrival)
-                    && checksum::settle_express(&mut frame, tcp::PROTOCOL, self.config.verify_checksums)
-                {
-                    tally.add(Class::Tcp, len, &self.shared);
-                    return self.go(frame, len, self.classifier.tcp(), arrival, false);
-                }
+            Ahead::Tcp if self.may_express_tcp(&mut frame, len, arrival) => {
+                tally.add(Class::Tcp, len, &self.shared);
+                return self.go(frame, len, self.classifier.tcp(), arrival, false);
             }
             _ => {}
         }
@@ -217,6 +212,14 @@ where
         }
         let packet = Express::of(frame.head())?;
         Some(self.classifier.pass_express(shot, &packet, arrival.now))
+    }
+
+    /// A plain TCP segment that may leave, if nobody listens to signalling: SIP goes by TCP, too.
+    #[inline(always)]
+    fn may_express_tcp(&self, frame: &mut G::Frame, len: u32, arrival: Arrival) -> bool {
+        !self.listener.listens()
+            && self.fits(frame, len, arrival)
+            && checksum::settle_express(frame, tcp::PROTOCOL, self.config.verify_checksums)
     }
 
     /// True for a frame without tags that may leave if its checksums are right.
