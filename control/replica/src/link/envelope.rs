@@ -177,7 +177,7 @@ impl<W: Write> FrameWriter<W> {
         // Until proven otherwise: a frame that is half out ends the connection.
         self.dead = true;
         let began = Instant::now();
-        if length <= kind.max().min(16 << 10) {
+        if length <= 16 << 10 {
             // One segment, one TLS record.
             self.small.clear();
             self.small.extend_from_slice(&header);

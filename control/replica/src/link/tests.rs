@@ -13,9 +13,9 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 const PATIENCE: Patience = Patience {
-    handshake: Duration::from_millis(2000),
+    handshake: Duration::from_secs(5),
     quiet: Duration::from_millis(50),
-    stall: Duration::from_millis(400),
+    stall: Duration::from_secs(2),
 };
 const SOON: Duration = Duration::from_secs(10);
 
@@ -342,7 +342,7 @@ fn half_a_message_ends_the_session_but_silence_does_not() {
     let began = Instant::now();
     let error = patient(|| accepted.up.receive()).unwrap_err();
     assert!(matches!(&error, LinkError::Io(_)), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(began.elapsed() < SOON);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::lease::Tenant;
+use crate::link::LinkError;
 use crate::link::dial::{Dial, Dialed};
 use crate::link::listen::{Listen, Peers};
 use crate::link::message::{Down, Role, Up};
@@ -102,6 +103,29 @@ fn after_a_restart_it_lends_to_whoever_renews_and_to_nobody_else() {
     assert_eq!(witness.beat(wait, "pbx", &alpha, &beat(9, false, None)), grant(9));
     let longer = Witness::new(TERMS, 0, 500);
     assert!(longer.is_unsure(500 * MS));
+}
+
+#[test]
+fn a_surrender_covers_no_lease_that_another_start_lent_or_got() {
+    let wait = TERMS.wait_ns();
+    // Lent by a former start of the witness, to whom it does not know.
+    let mut witness = Witness::new(TERMS, 0, 0);
+    let (alpha, beta) = (caller("alpha", 1), caller("beta", 1));
+    for node in [&alpha, &beta] {
+        witness.greet(0, "pbx", node).unwrap();
+    }
+    witness.beat(1, "pbx", &alpha, &beat(1, true, Some("beta")));
+    assert!(witness.surrender(2, "pbx", &alpha, 1));
+    assert!(matches!(witness.claim(wait - 1, "pbx", &beta, 1), Some(Verdict::Wait { .. })));
+    assert!(matches!(witness.claim(wait, "pbx", &beta, 2), Some(Verdict::Yes { .. })));
+    // Lent to a former start of the holder's process.
+    let (mut witness, alpha, beta) = self::witness();
+    let again = caller("alpha", 2);
+    witness.beat(0, "pbx", &alpha, &beat(1, false, Some("beta")));
+    witness.beat(1, "pbx", &again, &beat(1, true, Some("beta")));
+    assert!(witness.surrender(2, "pbx", &again, 1));
+    assert!(matches!(witness.claim(wait - 1, "pbx", &beta, 1), Some(Verdict::Wait { .. })));
+    assert!(matches!(witness.claim(wait, "pbx", &beta, 2), Some(Verdict::Yes { .. })));
 }
 
 #[test]
@@ -247,9 +271,6 @@ fn run(steps: Vec<(u64, Step)>, ppm: [i64; 3], delays: Vec<Option<u64>>) -> Resu
             }
         } else {
             match next.take().unwrap().1 {
-                Step::Beat(n, delay) | Step::Claim(n, delay) if matches!(delay, Some(0)) => {
-                    let _ = n;
-                }
                 Step::Beat(n, delay) => {
                     let node = &mut nodes[n];
                     let own = clock(now, node.ppm);
@@ -352,8 +373,6 @@ fn until<T>(dialed: &mut Dialed, wanted: impl Fn(&Down) -> Option<T>) -> T {
     panic!("it never came");
 }
 
-use crate::link::LinkError;
-
 #[test]
 fn a_witness_serves_primary_and_standby_over_the_link() {
     let listen = Listen {
@@ -373,11 +392,11 @@ fn a_witness_serves_primary_and_standby_over_the_link() {
     assert!(alpha.welcome.not_ready.is_some(), "it has just started");
     // A renewal is granted at once, and the standby's beats are noted.
     alpha.up.send(&Up::Beat(beat(1, true, Some("beta")))).unwrap();
-    let granted = until(&mut alpha, |down| match down {
+    let term_ms = until(&mut alpha, |down| match down {
         Down::Grant { seq: 1, term_ms } => Some(*term_ms),
         _ => None,
     });
-    assert_eq!(granted, 300);
+    assert_eq!(term_ms, 300);
     beta.up.send(&Up::Beat(beat(1, false, None))).unwrap();
     until(&mut beta, |down| matches!(down, Down::Noted { seq: 1 }).then_some(()));
     // It tells each of the other.

@@ -143,6 +143,30 @@ fn a_frame_repeated_dropped_or_moved_is_refused() {
 }
 
 #[test]
+fn a_seed_repeated_dropped_or_moved_is_refused() {
+    let mut writer = BulkWriter::new(Vec::new(), STALL);
+    (0..4).for_each(|n| writer.seed(&pages(&[n, n + 9])).unwrap());
+    let frames = frames(&std::mem::take(writer.get_mut()));
+    let repeated = [0, 1, 1, 2, 3];
+    for order in [&repeated[..], &[0, 2, 3], &[0, 2, 1, 3], &[1, 2, 3], &[0, 1, 0, 2]] {
+        let stream: Vec<u8> = order.iter().flat_map(|at| frames[*at].clone()).collect();
+        let (got, error) = read(&stream);
+        assert!(got.len() < order.len() && matches!(error, LinkError::Protocol(_)), "{order:?}: {error}");
+    }
+}
+
+#[test]
+fn pages_that_do_not_rise_are_refused() {
+    for numbers in [[2, 1], [1, 1]] {
+        let mut payload = Vec::new();
+        head(&mut payload, &numbers);
+        payload.extend_from_slice(&[0; 2 * PAGE]);
+        let (got, error) = read(&enveloped([(Kind::Seed, &payload[..])]));
+        assert!(got.is_empty() && matches!(error, LinkError::Protocol(_)), "{numbers:?}: {error}");
+    }
+}
+
+#[test]
 fn payloads_in_another_order_are_refused_even_in_good_envelopes() {
     let many: Vec<u32> = (0..600).collect();
     let (bytes, _) = written(&[&difference(1, (2 << 20) + 9, &many)]);
