@@ -63,6 +63,14 @@ pub enum Ram {
 }
 
 impl Ram {
+    /// What RAM holds with it.
+    pub fn digest(&self) -> Option<RamDigest> {
+        match self {
+            Ram::Streamed => None,
+            Ram::Difference { digest, .. } => Some(*digest),
+        }
+    }
+
     /// How many pages travel.
     pub fn pages(&self) -> usize {
         match self {

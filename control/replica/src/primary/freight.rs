@@ -2,7 +2,7 @@
 
 use super::flight::Receipt;
 use super::{News, Primary};
-use crate::checkpoint::{Checkpoint, Pages, Ram, RamDigest};
+use crate::checkpoint::{Checkpoint, Pages, RamDigest};
 use crate::link::bulk::BulkWriter;
 use crate::link::wire::Wire;
 use std::sync::mpsc;
@@ -26,10 +26,7 @@ pub fn carry(primary: &Primary, mut bulk: BulkWriter<Wire>, loads: &mpsc::Receiv
             Freight::SeedEnd(digest) => bulk.seed_end(digest),
             Freight::Checkpoint(checkpoint) => {
                 primary.chronicle.step("send", checkpoint.id.epoch);
-                let digest = match checkpoint.ram {
-                    Ram::Difference { digest, .. } => Some(digest),
-                    Ram::Streamed => None,
-                };
+                let digest = checkpoint.ram.digest();
                 bulk.send(&checkpoint, &mut |_| {}).map(|sent| {
                     let receipt =
                         Receipt { id: sent.id, length: sent.length, checksum: sent.checksum, digest };

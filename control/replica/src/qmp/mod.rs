@@ -223,6 +223,11 @@ impl Qmp {
         }
     }
 
+    /// An event of this name has come and was not taken.
+    pub fn has_event(&self, name: &str) -> bool {
+        self.events.iter().any(|event| event.name == name)
+    }
+
     /// Drops the events of this name that were not taken: so that the next wait sees new ones only.
     pub fn forget_events(&mut self, name: &str) {
         self.events.retain(|event| event.name != name);

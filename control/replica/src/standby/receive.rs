@@ -63,12 +63,12 @@ fn take(standby: &Standby, carried: Carried, seeding: &mut bool) -> Result<(), S
         }
         Carried::Checkpoint(checkpoint, sent) => {
             let (id, bytes) = (sent.id, sent.length);
+            let digest = checkpoint.ram.digest();
             if let Err(error) = image.admit(checkpoint) {
                 standby.say(&Down::Refused { id, reason: error.to_string() });
                 return Err(error.to_string());
             }
             // Under the image's lock: what is acknowledged is what a promotion loads, and nothing is after it.
-            let digest = image.digest();
             standby.say(&Down::Acked { id, length: sent.length, checksum: sent.checksum, digest });
             match image.apply() {
                 Ok(applied) => {
