@@ -241,7 +241,7 @@ fn what_sip_names_is_let_go_from_the_first_packet() {
         eprintln!("SKIPPED: no {}", path.display());
         return;
     }
-    let task = Task { policy: Policy::default(), guests, sip_ports: vec![5060] };
+    let task = Task { policy: Policy::default(), guests, sip_ports: vec![5060], learn_turn: true };
     let report = judge_file(&path, &task).unwrap();
     let stream = report.streams.iter().find(|stream| stream.sport == 16756).expect("the gateway's stream");
     assert_eq!((stream.promoted_at, stream.rule.as_ref(), stream.bypassed), (Some(1), "sip", stream.packets));

@@ -256,7 +256,7 @@ impl Calls {
             let call = Call { turn: 0, heard: now, sides: Vec::new(), dialogs: Vec::new() };
             self.calls.insert(name.to_owned(), call);
         }
-        let Calls { calls, order, turn, uses } = self;
+        let Calls { calls, order, turn, uses, .. } = self;
         let Some(call) = calls.get_mut(name) else { return };
         order.remove(&call.turn);
         *turn += 1;

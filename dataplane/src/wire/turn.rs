@@ -69,6 +69,11 @@ pub(crate) fn is_about_channels(front: &[u8; FRONT], from_guest: bool) -> bool {
         }
 }
 
+/// The same of a whole payload: for whoever reads captures.
+pub fn speaks_of_channels(payload: &[u8], from_guest: bool) -> bool {
+    payload.first_chunk().is_some_and(|front| is_about_channels(front, from_guest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
