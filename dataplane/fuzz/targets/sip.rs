@@ -1,4 +1,4 @@
-//! What learns from SIP: any bytes, by UDP or TCP, from the guest or to it, give lessons or nothing. A panic here would
+//! What learns from SIP and TURN: any bytes, by UDP or TCP, from the guest or to it, give lessons or nothing. A panic here would
 //! end the plane, and the bytes are those of anybody who can send the guest a packet. The code is the control crate's
 //! own, taken in alone.
 //!
