@@ -241,7 +241,7 @@ fn what_sip_names_is_let_go_from_the_first_packet() {
         eprintln!("SKIPPED: no {}", path.display());
         return;
     }
-    let task = Task { policy: Policy::default(), guests, sip_ports: vec![5060] };
+    let task = Task { policy: Policy::default(), guests, sip_ports: vec![5060], learn_turn: true };
     let report = judge_file(&path, &task).unwrap();
     let stream = report.streams.iter().find(|stream| stream.sport == 16756).expect("the gateway's stream");
     assert_eq!((stream.promoted_at, stream.rule.as_ref(), stream.bypassed), (Some(1), "sip", stream.packets));
@@ -249,4 +249,63 @@ fn what_sip_names_is_let_go_from_the_first_packet() {
     let deaf = judge_file(&path, &Task { sip_ports: vec![], ..task }).unwrap();
     let stream = deaf.streams.iter().find(|stream| stream.sport == 16756).expect("the same");
     assert_eq!((stream.promoted_at, stream.rule.as_ref()), (Some(3), "three-in-order"));
+}
+
+/// An Ethernet frame with UDP over IPv6 between 2001:db8::x and 2001:db8::y, each with its port.
+fn udp6((src, sport): (u8, u16), (dst, dport): (u8, u16), payload: &[u8]) -> Vec<u8> {
+    let len = (8 + payload.len() as u16).to_be_bytes();
+    let address = |last| [&[0x20, 1, 0x0d, 0xb8][..], &[0; 11], &[last]].concat();
+    let ethernet = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x86, 0xdd];
+    let ports = [sport.to_be_bytes(), dport.to_be_bytes(), len, [0, 0]].concat();
+    let ip = [&[0x60, 0, 0, 0][..], &len, &[17, 64], &address(src), &address(dst)].concat();
+    [&ethernet[..], &ip, &ports, payload].concat()
+}
+
+/// Frames 20 ms apart, as pcap.
+fn pcap(path: &Path, frames: &[Vec<u8>]) {
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    for (n, frame) in frames.iter().enumerate() {
+        let (us, len) = (n as u32 * 20_000, frame.len() as u32);
+        for word in [1000 + us / 1_000_000, us % 1_000_000, len, len] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    std::fs::write(path, file).unwrap();
+}
+
+fn stun(kind: u16, transaction: u8, attributes: &[u8]) -> Vec<u8> {
+    let len = (attributes.len() as u16).to_be_bytes();
+    [&kind.to_be_bytes()[..], &len, &[0x21, 0x12, 0xa4, 0x42], &[transaction; 12], attributes].concat()
+}
+
+/// Ten minutes after it was granted, or at another server, a channel's data is held again.
+#[test]
+fn a_turn_channel_that_was_bound_lets_media_out_until_it_expires() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("turn.pcap");
+    let (guest, server) = ((2, 40_000), (9, 3478));
+    let number = [0, 12, 0, 4, 0x4f, 0xff, 0, 0];
+    let peer = [&[0, 18, 0, 20, 0, 2, 1, 1][..], &[7; 16]].concat();
+    let media = |to, n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let mut data = vec![0x4f, 0xff, 0, 32, 0x80, 111, high, low, 0, 0, high, low, 0, 0, 0, 7];
+        data.resize(36, 0xd5);
+        udp6(guest, to, &data)
+    };
+    let mut frames = vec![
+        udp6(guest, server, &stun(0x0009, 1, &[&number[..], &peer].concat())),
+        udp6(server, guest, &stun(0x0109, 1, &[])),
+    ];
+    // Twelve minutes, a packet each 20 ms.
+    frames.extend((0..36_000).map(|n| media(server, n)));
+    frames.extend((0..9).map(|n| media((8, 3478), n)));
+    pcap(&path, &frames);
+    for guests in [vec![], vec!["2001:db8::2".parse().unwrap()]] {
+        let task = Task { policy: Policy::default(), guests, sip_ports: vec![], learn_turn: true };
+        let report = judge_file(&path, &task).unwrap();
+        let [stream] = &report.streams[..] else { panic!("{:?}", report.streams) };
+        assert_eq!((stream.channel.as_deref(), stream.promoted_at), (Some("0x4fff"), Some(3)));
+        assert_eq!((stream.packets, stream.bypassed, report.bypassed), (30_000, 30_000, 30_000));
+    }
 }

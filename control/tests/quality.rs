@@ -124,8 +124,11 @@ fn marks(path: &Path) -> HashMap<Name, Marks> {
 
 /// Compares one capture: streams compared wholly, and what differs.
 fn compare(path: &Path, notes: &mut String) -> (usize, Vec<String>) {
-    let report = judge(path, &Task { policy: Policy::default(), guests: Vec::new(), sip_ports: Vec::new() })
-        .expect("a capture");
+    let report = judge(
+        path,
+        &Task { policy: Policy::default(), guests: Vec::new(), sip_ports: Vec::new(), learn_turn: true },
+    )
+    .expect("a capture");
     let (said, marks) = (tshark(path), marks(path));
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (mut whole, mut faults) = (0, Vec::new());

@@ -200,7 +200,7 @@ impl Classifier {
                     Some(stream) => Sight::media(stream, Stage::Media, &rtp),
                     None => self.see_rtp(headers, head, rtp, now),
                 },
-                Packet::Other => self.see_fax(headers, head, now),
+                Packet::Other => self.see_other(headers, head, now),
                 packet => self.see_companion(packet, headers, head, now),
             },
             kind => self.see_rare(kind, headers, head, frame_len),
@@ -211,7 +211,7 @@ impl Classifier {
     /// A frame that rules, or the first fragment of its datagram, may decide about.
     #[inline(never)]
     fn judge_by_rules(&mut self, headers: &Headers, head: &[u8], frame_len: u32, now: u64) -> Decision {
-        let ruled = match self.policy.rule_for(headers, head) {
+        let ruled = match self.rule_for(headers, head, now) {
             Some(_) if arp::is_rarp_announcement(headers, head, frame_len) => None,
             ruled => ruled.map(|(_, verdict)| verdict),
         };
@@ -269,19 +269,18 @@ impl Classifier {
     fn see_udp(&mut self, headers: &Headers, head: &[u8], now: u64) -> Sight {
         match self.read_udp(headers, head) {
             Packet::Rtp(rtp) => self.see_rtp(headers, head, rtp, now),
-            Packet::Other => self.see_fax(headers, head, now),
+            Packet::Other => self.see_other(headers, head, now),
             packet => self.see_companion(packet, headers, head, now),
         }
     }
 
-    /// T.38 passes where signalling said so, and nowhere else.
+    /// T.38 and what TURN channels carry pass where signalling said so, and nowhere else.
     #[inline(always)]
-    fn see_fax(&self, headers: &Headers, head: &[u8], now: u64) -> Sight {
-        if self.streams.fax_is_learned() && self.is_fax(headers, head, now) {
-            Sight::passed(Class::Udptl)
-        } else {
-            Sight::held(Class::Udp)
+    fn see_other(&mut self, headers: &Headers, head: &[u8], now: u64) -> Sight {
+        if self.streams.fax_is_learned() || self.streams.channel_is_learned() {
+            return self.look_closer(headers, head, now);
         }
+        Sight::held(Class::Udp)
     }
 
     /// A fax of some length counts its packets into the first bytes of RTP and RTCP. Where a call and its fax share a
@@ -308,7 +307,7 @@ impl Classifier {
         if self.is_only_fax(headers, head, now) {
             return Sight::passed(Class::Udptl);
         }
-        match self.streams.see(&Sighting { headers, rtp, policy: &self.policy, now }) {
+        match self.streams.see(&Sighting { headers, rtp, channel: 0, policy: &self.policy, now }) {
             Some((stream, stage)) => Sight::media(stream, stage, &rtp),
             None => Sight::held(Class::Udp),
         }
@@ -323,20 +322,25 @@ impl Classifier {
         if headers.is_fragment() {
             return Sight::held(Class::Udp);
         }
+        self.see_set_up(packet, headers, 0, now)
+    }
+
+    /// RTCP, and what sets media up: sent directly, or through this channel.
+    fn see_set_up(&mut self, packet: Packet, headers: &Headers, channel: u16, now: u64) -> Sight {
         match packet {
             Packet::Rtcp { packet_type } => {
                 // Sender reports to extended reports: the types that are in use.
                 if (200..=207).contains(&packet_type) {
-                    self.streams.set_up(headers, now);
+                    self.streams.set_up(headers, channel, now);
                 }
-                if self.streams.has_stream(headers, now) {
+                if self.streams.has_stream(headers, channel, now) {
                     Sight::passed(Class::Rtcp)
                 } else {
                     Sight::held(Class::Udp)
                 }
             }
             _ => {
-                self.streams.set_up(headers, now);
+                self.streams.set_up(headers, channel, now);
                 Sight::held(Class::Udp)
             }
         }
@@ -431,6 +435,7 @@ fn may_be_tcp(headers: &Headers) -> bool {
     }
 }
 
+mod channel;
 mod explain;
 
 pub use explain::{Explanation, Found, Reason};

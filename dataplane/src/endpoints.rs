@@ -9,11 +9,13 @@ const WAYS: usize = 4;
 /// Streams remembered for a port. Any living one admits RTCP, so a few are enough.
 const STREAMS: usize = 4;
 
-/// Address (in two words of its bytes) and port of the guest.
+/// Address (in two words of its bytes) and port of the guest; and a TURN channel of that port, which is a port of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub address: [u64; 2],
     pub port: u16,
+    /// 0 for what is sent directly.
+    pub channel: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +43,8 @@ impl Endpoints {
     }
 
     fn set(&self, endpoint: Endpoint) -> usize {
-        let words = endpoint.address[0].rotate_left(29) ^ endpoint.address[1] ^ (endpoint.port as u64) << 17;
+        let port = u64::from(endpoint.port) << 17 ^ u64::from(endpoint.channel) << 37;
+        let words = endpoint.address[0].rotate_left(29) ^ endpoint.address[1] ^ port;
         (words.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.sets.len() - 1)
     }
 
@@ -101,7 +104,7 @@ mod tests {
     use crate::arena::Heap;
 
     fn at(port: u16) -> Endpoint {
-        Endpoint { address: [1, 2], port }
+        Endpoint { address: [1, 2], port, channel: 0 }
     }
 
     #[test]

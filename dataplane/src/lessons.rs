@@ -19,7 +19,7 @@ struct Entry {
     at: u64,
 }
 
-const FREE: Entry = Entry { endpoint: Endpoint { address: [0; 2], port: 0 }, what: None, at: 0 };
+const FREE: Entry = Entry { endpoint: Endpoint { address: [0; 2], port: 0, channel: 0 }, what: None, at: 0 };
 
 /// A bounded table of lessons.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ mod tests {
     use crate::arena::Heap;
 
     fn at(port: u16) -> Endpoint {
-        Endpoint { address: [1, 2], port }
+        Endpoint { address: [1, 2], port, channel: 0 }
     }
 
     fn table(count: usize) -> Lessons {

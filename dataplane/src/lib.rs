@@ -15,6 +15,7 @@
 
 pub mod arena;
 pub mod burst;
+mod channels;
 pub mod checksum;
 pub mod class;
 pub mod classify;

@@ -10,6 +10,7 @@
 //! lcore needs: where an entry is found, and which frames of a run wait where.
 
 use crate::arena::{Arena, Slice};
+use crate::channels::Channels;
 use crate::class::{Media, StreamRef};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::lessons::Lessons;
@@ -22,14 +23,18 @@ use crate::wire::rtp::Rtp;
 use std::sync::Arc;
 
 mod aim;
+mod channel;
 mod clock;
+mod companion;
 mod look;
+mod origin;
 mod run;
 mod track;
 mod trust;
 
 pub(crate) use aim::{Aim, Scout};
 pub use look::{Look, Standing};
+use origin::{is_eligible, is_tunnel};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
 use track::Step;
@@ -41,11 +46,6 @@ const RUN: u8 = 3;
 const RUN_AFTER_SET_UP: u8 = 2;
 /// A stream silent for so long must prove itself again, and may be displaced.
 pub const IDLE_NS: u64 = 30_000_000_000;
-/// Media has no source port below (RFC 3551 leaves those to others; they are DNS, NTP, SNMP) but one.
-const LOWEST_PORT: u16 = 1024;
-/// Relays and conference servers send from here, where firewalls let nothing else through.
-const SERVER_PORT: u16 = 443;
-
 const WAYS: usize = 8;
 /// Streams that began last and are looked at when signalling names their port.
 const BEGUN: usize = 64;
@@ -68,6 +68,8 @@ pub(crate) enum Stage {
 pub(crate) struct Sighting<'a> {
     pub headers: &'a Headers,
     pub rtp: Rtp,
+    /// Number of the TURN channel that it comes through; 0 when it is sent directly.
+    pub channel: u16,
     pub policy: &'a CompiledPolicy,
     pub now: u64,
 }
@@ -88,6 +90,7 @@ pub(crate) struct Streams {
     runs: Slice<Run>,
     endpoints: Endpoints,
     lessons: Lessons,
+    channels: Channels,
     /// Marks of the streams that began last, in a circle.
     begun: [u32; BEGUN],
     next_begun: usize,
@@ -115,7 +118,7 @@ impl Sighting<'_> {
     }
 
     fn endpoint(&self) -> Endpoint {
-        endpoint(self.headers)
+        endpoint(self.headers, self.channel)
     }
 }
 
@@ -130,8 +133,8 @@ fn place(sets: usize, address: [u64; 2], name: u64) -> (usize, u64) {
     (set, (name & !0xffff) | (of_address >> 48) | 1)
 }
 
-fn endpoint(headers: &Headers) -> Endpoint {
-    Endpoint { address: words(&headers.src), port: headers.sport }
+fn endpoint(headers: &Headers, channel: u16) -> Endpoint {
+    Endpoint { address: words(&headers.src), port: headers.sport, channel }
 }
 
 impl Streams {
@@ -144,6 +147,7 @@ impl Streams {
             runs: arena.slice(count, Run::default),
             endpoints: Endpoints::new(count, arena),
             lessons: Lessons::new(count, rate, arena),
+            channels: Channels::new(count, rate, arena),
             begun: [0; BEGUN],
             next_begun: 0,
             index_bits: count.trailing_zeros(),
@@ -221,19 +225,20 @@ impl Streams {
     #[inline(never)]
     pub fn see(&mut self, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let address = words(&sighting.headers.src);
-        let (set, tag) = place(self.sets.len(), address, sighting.name());
-        match self.known(set, tag, address) {
+        let (set, tag) = self.place_of(sighting);
+        match self.known(set, tag, address, sighting.channel) {
             Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
             None => self.see_new(set, tag, sighting),
         }
     }
 
-    fn known(&self, set: usize, tag: u64, address: [u64; 2]) -> Option<usize> {
+    fn known(&self, set: usize, tag: u64, address: [u64; 2], channel: u16) -> Option<usize> {
         (0..WAYS).find(|way| {
             let seen = &self.table.page(set * WAYS + way).seen;
             self.sets[set].tags[*way] == tag
                 && seen.address[0].get() == address[0]
                 && seen.address[1].get() == address[1]
+                && seen.channel.get() == u64::from(channel)
         })
     }
 
@@ -384,6 +389,7 @@ impl Streams {
         seen.first_seen.set(sighting.now);
         seen.first_timestamp.set(sighting.rtp.timestamp as u64);
         seen.clock_rate.set(clock.unwrap_or(0) as u64);
+        seen.channel.set(sighting.channel.into());
         change.close_for(mark);
         if trusted {
             self.remember(sighting.endpoint(), StreamRef(mark), sighting.now);
@@ -410,23 +416,6 @@ impl Streams {
     fn remember(&mut self, endpoint: Endpoint, stream: StreamRef, now: u64) {
         let Streams { table, runs, endpoints, idle, .. } = self;
         endpoints.note_promoted(endpoint, stream.0, now, |mark| lives(table, runs, *idle, mark, now));
-    }
-
-    /// STUN, DTLS or RTCP came from the guest's port: media is being set up there.
-    pub fn set_up(&mut self, headers: &Headers, now: u64) {
-        let Streams { table, runs, endpoints, idle, .. } = self;
-        endpoints.note_set_up(endpoint(headers), now, |mark| lives(table, runs, *idle, mark, now));
-    }
-
-    /// True when a living promoted stream comes from this port, a neighbour, or the one that signalling named: RTCP
-    /// goes with it.
-    pub fn has_stream(&self, headers: &Headers, now: u64) -> bool {
-        let at = endpoint(headers);
-        let named = if self.lessons.is_empty() { None } else { self.lessons.media_of(at, now) };
-        [Some(at.port), at.port.checked_add(1), at.port.checked_sub(1), named]
-            .into_iter()
-            .flatten()
-            .any(|port| self.endpoints.has_stream(Endpoint { port, ..at }, |mark| self.lives(mark, now)))
     }
 
     /// The frame of a run waits at `position` of the hold queue.
@@ -482,29 +471,6 @@ fn lives(table: &StreamTable, runs: &[Run], idle: u64, mark: u32, now: u64) -> b
         && runs[index].mark == mark
         && Track(seen.track.get()).is_promoted()
         && now.saturating_sub(seen.last_seen.get()) <= idle
-}
-
-/// True for a port and an address that media comes from.
-fn is_eligible(headers: &Headers) -> bool {
-    (headers.sport >= LOWEST_PORT || headers.sport == SERVER_PORT) && is_host(&headers.src)
-}
-
-/// LISP (RFC 9300) on its own port: where RTP has its source stands an IP packet's first word, and a nonce that counts
-/// is no sequence number.
-fn is_tunnel(sighting: &Sighting<'_>) -> bool {
-    const LISP: u16 = 4341;
-    let Sighting { headers, rtp, .. } = sighting;
-    (headers.dport == LISP || headers.sport == LISP) && matches!(rtp.ssrc >> 28, 4 | 6)
-}
-
-/// True for an address that one host can have: not multicast, broadcast, loopback or none.
-fn is_host(address: &[u8; 16]) -> bool {
-    match crate::wire::display_address(*address) {
-        std::net::IpAddr::V4(v4) => {
-            !v4.is_multicast() && !v4.is_loopback() && v4.octets()[0] != 0 && v4.octets()[0] < 240
-        }
-        std::net::IpAddr::V6(v6) => !v6.is_multicast() && !v6.is_loopback() && !v6.is_unspecified(),
-    }
 }
 
 /// Both bounds of the window as one: how far behind, and how far ahead.

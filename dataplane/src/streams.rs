@@ -148,6 +148,8 @@ pub(crate) struct Seen {
     pub first_timestamp: Word,
     /// Units a second; 0 while unknown.
     pub clock_rate: Word,
+    /// Number of the TURN channel; 0 for what is sent directly.
+    pub channel: Word,
 }
 
 /// One stream.
@@ -194,6 +196,8 @@ pub struct StreamReport {
     pub dst: IpAddr,
     /// To which port.
     pub dport: u16,
+    /// The TURN channel that it comes through; where it goes is the server then.
+    pub channel: Option<u16>,
     /// Synchronisation source.
     pub ssrc: u32,
     /// Payload type of the last packet.
@@ -262,6 +266,7 @@ impl Page {
                 sport: (name >> 16) as u16,
                 dst: address(&seen.peer_high, &seen.peer_low),
                 dport: name as u16,
+                channel: Some(seen.channel.get() as u16).filter(|number| *number > 0),
                 ssrc: (name >> 32) as u32,
                 payload_type: track.payload_type(),
                 state: if track.is_promoted() { StreamState::Promoted } else { StreamState::Probation },

@@ -126,7 +126,7 @@ impl Builder<'_> {
             let policy = PolicySpec::of(guest).compile().map_err(|e| format!(": policy: {e}"))?;
             let classifier = Classifier::new(policy, lane.streams as usize, self.eal.tsc_rate(), arena);
             let gate = ledger.gate();
-            let ear = Ear::new(&guest.sip_ports, lane.mtu.into());
+            let ear = Ear::new(&guest.sip_ports, guest.learn_turn, lane.mtu.into());
             let shared = LaneShared::with_ear(Arc::clone(&gate), classifier.table(), ear, arena);
             let vhost = lane.guest_port.trim_start_matches("vdev:").starts_with("net_vhost");
             ledger.add(gate, if vhost { Rings::Stopped } else { Rings::Untold });

@@ -196,6 +196,7 @@ fn stream(guest: &str, lane: usize, s: &streams::StreamReport, now: u64, rate: T
         ssrc: format!("{:#010x}", s.ssrc),
         source: SocketAddr::new(s.src, s.sport).to_string(),
         destination: SocketAddr::new(s.dst, s.dport).to_string(),
+        channel: s.channel.map(tidegate_control::protocol::channel),
         payload_type: s.payload_type,
         clock_rate: s.clock_rate,
         state: s.state.name().into(),

@@ -80,6 +80,31 @@ fn leaves(rig: &Rig, lane: usize, ssrc: u8) -> bool {
     within(Duration::from_millis(200), || seen() > before)
 }
 
+/// Puts a datagram from the server to the guest on the wire of this lane, and waits until the guest has it.
+fn answers(rig: &Rig, lane: usize, payload: &[u8]) {
+    let frame = ip(PEER, GUEST, 0, &udp(PEER, GUEST, [3478, 4000], payload));
+    let given = || rig.guest_ends[lane].from_lane.lock().expect("sound").len();
+    let before = given();
+    rig.wires[lane].to_lane.lock().expect("sound").push_back(frame);
+    assert!(within(Duration::from_secs(5), || given() > before), "the guest gets it");
+}
+
+/// A STUN message of this type and transaction.
+fn stun(kind: u16, transaction: u8, attributes: &[u8]) -> Vec<u8> {
+    let len = (attributes.len() as u16).to_be_bytes();
+    [&kind.to_be_bytes()[..], &len, &[0x21, 0x12, 0xa4, 0x42], &[transaction; 12], attributes].concat()
+}
+
+/// Sends RTP number `n` through a channel; true when it leaves at once, and whatever waited before it.
+fn relays(rig: &Rig, lane: usize, channel: u8, n: u8) -> bool {
+    let mut rtp = vec![0x40, channel, 0, 172, 0x80, 8, 0, n, 0, 0, 0, 160, 0, 0, 0, 7];
+    rtp.resize(4 + 172, 0xd5);
+    let seen = || rig.wires[lane].from_lane.lock().expect("sound").len();
+    let before = seen();
+    from_guest(rig, lane, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [4000, 3478], &rtp)));
+    within(Duration::from_millis(200), || seen() > before)
+}
+
 /// Waits until the lane was taught so often.
 fn taught(rig: &Rig, lane: usize, lessons: u64) -> bool {
     let mut client = rig.client();
@@ -160,4 +185,39 @@ fn a_frame_of_signalling_that_waits_is_told_once_in_each_epoch() {
     assert_eq!(next["event"], "closed", "once in an epoch");
     assert_eq!(client.event("signalling"), json!({"guest": "pbx", "epoch": 2}));
     assert!(client.events.is_empty());
+}
+
+#[test]
+fn what_a_bound_turn_channel_carries_leaves_once_it_has_proven_itself_until_it_is_let_go() {
+    let second =
+        "[[guest.lane]]\nguest_port = \"net_vhost1,iface=/r/1\"\nwire_port = \"net_null1\"\nlcore = 1\n";
+    let config = rig::guest("pbx", 0, "mode = \"protected\"\nsip_ports = []");
+    let rig = Rig::new(&format!("{config}{second}"), &[]);
+    let number = [0, 12, 0, 4, 0x40, 1, 0, 0, 0, 18, 0, 8, 0, 1, 1, 2, 3, 4, 5, 6];
+    let asks =
+        |payload: &[u8]| from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [4000, 3478], payload)));
+    answers(&rig, 0, &stun(0x0109, 1, &[]));
+    asks(&stun(0x0009, 1, &number));
+    // The first is refused, for want of a password.
+    answers(&rig, 0, &stun(0x0119, 1, &[0, 9, 0, 4, 0, 0, 4, 1]));
+    asks(&stun(0x0009, 2, &number));
+    answers(&rig, 1, &stun(0x0109, 3, &[]));
+    for n in 1..5 {
+        assert!(!relays(&rig, 0, 1, n), "nothing is learned from these");
+    }
+    // The answer takes another lane than the question.
+    answers(&rig, 1, &stun(0x0109, 2, &[]));
+    for lane in [0, 1] {
+        assert!(taught(&rig, lane, 1), "lane {lane}");
+        assert!(!relays(&rig, lane, 1, 5) && !relays(&rig, lane, 1, 6));
+        assert!(relays(&rig, lane, 1, 7) && relays(&rig, lane, 1, 8), "lane {lane}");
+        assert!(!relays(&rig, lane, 2, 9), "another channel");
+    }
+    asks(&stun(0x0004, 9, &[0, 13, 0, 4, 0, 0, 0, 0]));
+    assert!(taught(&rig, 0, 2));
+    assert!(!relays(&rig, 0, 1, 9), "let go");
+    let rig = Rig::one("mode = \"protected\"\nlearn_turn = false");
+    from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [4000, 3478], &stun(0x0009, 1, &number))));
+    answers(&rig, 0, &stun(0x0109, 1, &[]));
+    assert!((1..6).all(|n| !relays(&rig, 0, 1, n)));
 }

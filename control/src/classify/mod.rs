@@ -47,6 +47,9 @@ pub struct ClassifyArgs {
     /// Ports of SIP, from which media ports are learned; 0 for none
     #[arg(long, value_name = "PORTS", value_delimiter = ',', default_value = "5060")]
     pub sip_ports: Vec<u16>,
+    /// Learn no TURN channels: what they carry is held
+    #[arg(long)]
+    pub no_learn_turn: bool,
     /// Each flow as well, not only RTP streams
     #[arg(long)]
     pub flows: bool,
@@ -99,6 +102,7 @@ pub fn main(args: &ClassifyArgs) -> ExitCode {
         policy,
         guests: args.guest.clone(),
         sip_ports: args.sip_ports.iter().copied().filter(|port| *port != 0).collect(),
+        learn_turn: !args.no_learn_turn,
     };
     let (mut report, mut failed) = (Report::default(), false);
     for path in &args.files {

@@ -1,24 +1,25 @@
-//! The SIP in a capture, heard as it passes: with `--guest` as that guest's, else each sender's as if it were a guest.
+//! The SIP and the TURN in a capture, heard as they pass: with `--guest` as that guest's, else each sender's as if it were a guest.
 
 use super::capture::Captured;
 use crate::signalling::{Learner, Lesson};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use tidegate_dataplane::wire::{Headers, Kind, display_address, udp};
+use tidegate_dataplane::wire::{Headers, Kind, display_address, turn, udp};
 
-/// Senders of SIP that are told apart in one capture.
+/// Senders of either that are told apart in one capture.
 const GUESTS: usize = 1024;
 
 /// Who learns from a capture.
 pub(crate) struct Overheard {
     ports: Vec<u16>,
+    turn: bool,
     guests: Vec<IpAddr>,
     learners: HashMap<IpAddr, Learner>,
 }
 
 impl Overheard {
-    pub fn new(ports: &[u16], guests: &[IpAddr]) -> Overheard {
-        Overheard { ports: ports.to_vec(), guests: guests.to_vec(), learners: HashMap::new() }
+    pub fn new(ports: &[u16], turn: bool, guests: &[IpAddr]) -> Overheard {
+        Overheard { ports: ports.to_vec(), turn, guests: guests.to_vec(), learners: HashMap::new() }
     }
 
     /// Under which name a learner listens to this address, if it is a guest's.
@@ -35,17 +36,26 @@ impl Overheard {
         let ours = headers.has_ports()
             && (self.ports.contains(&headers.sport) || self.ports.contains(&headers.dport));
         let mut lessons = Vec::new();
-        if !ours && (headers.kind != Kind::Fragment || self.ports.is_empty()) {
+        let fragment = headers.kind == Kind::Fragment && !self.ports.is_empty();
+        let about_channels = |from_guest| {
+            self.turn
+                && headers.kind == Kind::Udp
+                && turn::speaks_of_channels(headers.payload(packet.bytes), from_guest)
+        };
+        let turn = [false, true].map(about_channels);
+        if !ours && !fragment && turn == [false; 2] {
             return lessons;
         }
         for (address, from_guest) in [(headers.src, true), (headers.dst, false)] {
             let Some(name) = self.guest(display_address(address)) else { continue };
-            // A later fragment may come before the one that has the ports.
-            let may_be = ours || headers.protocol == udp::PROTOCOL;
+            // A later fragment may come before the one that has the ports. A channel begins with a request.
+            let may_be = ours || fragment && headers.protocol == udp::PROTOCOL || from_guest && turn[1];
             if may_be && !self.learners.contains_key(&name) && self.learners.len() < GUESTS {
-                self.learners.insert(name, Learner::at_home(&self.ports, &self.guests));
+                self.learners.insert(name, Learner::at_home(&self.ports, self.turn, &self.guests));
             }
-            if let Some(learner) = self.learners.get_mut(&name) {
+            if (ours || fragment || turn[usize::from(from_guest)])
+                && let Some(learner) = self.learners.get_mut(&name)
+            {
                 learner.hear_frame(packet.bytes, from_guest, packet.at_ns, &mut lessons);
             }
         }

@@ -67,6 +67,8 @@ pub struct StreamReport {
     pub dst: IpAddr,
     /// To which port.
     pub dport: u16,
+    /// The TURN channel that it comes through, as 0x and four digits; `null` for none.
+    pub channel: Option<String>,
     /// Synchronisation source, as 0x and eight digits.
     pub ssrc: String,
     /// RTP packets.
@@ -147,10 +149,14 @@ impl FileReport {
             }
         }
         for s in &self.streams {
+            let through = s
+                .channel
+                .as_ref()
+                .map_or(String::new(), |channel| format!(" through TURN channel {channel}"));
             let at = s.promoted_at.map_or("never".into(), |at| format!("from packet {at}"));
             let _ = writeln!(
                 text,
-                "  {} SSRC {}: {} RTP, {} bypass {at} ({}), {} RTCP\n    jitter {:.2} ms (max {:.2}), \
+                "  {}{through} SSRC {}: {} RTP, {} bypass {at} ({}), {} RTCP\n    jitter {:.2} ms (max {:.2}), \
                  largest gap {:.1} ms, PDV p99 {:.1} ms, {} lost, {} reordered, MOS {:.2} / {:.2} (60 / 200 ms buffer)",
                 ends(s.src, s.sport, s.dst, s.dport),
                 s.ssrc,

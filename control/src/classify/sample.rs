@@ -1,12 +1,17 @@
 //! Captures for tests, made field by field.
 
-/// A frame from 10.0.0.`host`, UDP, with these bytes.
+/// A frame from 10.0.0.`host` to 10.0.0.9:5004, UDP, with these bytes.
 pub fn udp(host: u8, sport: u16, payload: &[u8]) -> Vec<u8> {
+    between((host, sport), (9, 5004), payload)
+}
+
+/// A frame from 10.0.0.x to 10.0.0.y, UDP, each with its port.
+pub fn between((host, sport): (u8, u16), (to, dport): (u8, u16), payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
     frame.extend((28 + payload.len() as u16).to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, host, 10, 0, 0, 9]);
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, host, 10, 0, 0, to]);
     frame.extend(sport.to_be_bytes());
-    frame.extend(5004u16.to_be_bytes());
+    frame.extend(dport.to_be_bytes());
     frame.extend((8 + payload.len() as u16).to_be_bytes());
     frame.extend([0, 0]);
     frame.extend(payload);

@@ -162,7 +162,10 @@ pub(super) fn streams(streams: &Streams) -> String {
             s.guest.clone(),
             s.ssrc.clone(),
             s.source.clone(),
-            s.destination.clone(),
+            match &s.channel {
+                Some(channel) => format!("{} ({channel})", s.destination),
+                None => s.destination.clone(),
+            },
             s.payload_type.to_string(),
             s.state.clone(),
             s.departed.to_string(),

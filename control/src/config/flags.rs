@@ -68,6 +68,9 @@ pub struct LaneFlags {
     /// Ports of SIP, from which media ports are learned; 0 for none
     #[arg(long, value_name = "PORTS", value_delimiter = ',', default_value = "5060")]
     pub sip_ports: Vec<u16>,
+    /// Learn no TURN channels: what they carry is held
+    #[arg(long)]
+    pub no_learn_turn: bool,
     /// Who says "closed" and "committed"
     #[arg(long, default_value = "socket")]
     pub source: Source,
@@ -193,6 +196,7 @@ impl LaneFlags {
                 policy: self.policy,
                 media_ports: self.media_ports.clone(),
                 sip_ports: if self.sip_ports == [0] { Vec::new() } else { self.sip_ports.clone() },
+                learn_turn: !self.no_learn_turn,
                 rules: Vec::new(),
                 on_backup_lost: Default::default(),
                 max_epochs_in_flight: self.max_epochs_in_flight,

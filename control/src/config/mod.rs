@@ -140,6 +140,10 @@ pub struct Guest {
     /// learned. Default: 5060.
     #[serde(default = "sip_ports")]
     pub sip_ports: Vec<u16>,
+    /// TURN channels (RFC 8656) that the guest binds are learned, over UDP from any port: what they carry is judged as if
+    /// it were sent directly. `false`: it is held. Default: true.
+    #[serde(default = "learn_turn")]
+    pub learn_turn: bool,
     /// Rules in front of the policy; the first that matches decides. Default: none.
     #[serde(default)]
     pub rules: Vec<Rule>,
@@ -166,6 +170,10 @@ pub struct Guest {
 
 fn sip_ports() -> Vec<u16> {
     vec![5060]
+}
+
+fn learn_turn() -> bool {
+    true
 }
 
 fn max_epochs_in_flight() -> usize {
@@ -379,6 +387,7 @@ mod tests {
         assert_eq!((guest.mode, guest.leased, guest.policy), (Mode::Open, false, PolicyName::Realtime));
         assert_eq!((guest.max_epochs_in_flight, guest.close_timeout_ms), (64, 20));
         assert_eq!(guest.sip_ports, [5060]);
+        assert!(guest.learn_turn);
         let lane = &guest.lanes[0];
         assert_eq!((lane.hold_frames, lane.hold_bytes, lane.mtu), (32768, Bytes(64 << 20), 1500));
         assert_eq!((lane.pace, lane.verify_checksums, lane.queues), (Pace::None, true, 1));

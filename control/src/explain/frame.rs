@@ -51,8 +51,13 @@ pub struct FrameReport {
 }
 
 /// Explains the frame that `source` names, under `policy`.
-/// In a capture, SIP from and to `sip_ports` is heard.
-pub fn explain(source: &Source, policy: &PolicySpec, sip_ports: &[u16]) -> Result<FrameReport, String> {
+/// In a capture, SIP from and to `sip_ports` is heard, and TURN if `learn_turn`.
+pub fn explain(
+    source: &Source,
+    policy: &PolicySpec,
+    sip_ports: &[u16],
+    learn_turn: bool,
+) -> Result<FrameReport, String> {
     let compiled = policy.compile().map_err(|e| e.to_string())?;
     let mut classifier = Classifier::new(compiled, STREAMS, RATE, &mut Heap);
     let alone = |classifier: &mut Classifier, bytes: Vec<u8>| {
@@ -63,7 +68,7 @@ pub fn explain(source: &Source, policy: &PolicySpec, sip_ports: &[u16]) -> Resul
         Source::Bytes(bytes) => Ok(alone(&mut classifier, source::check(bytes.clone())?)),
         Source::File(path) => Ok(alone(&mut classifier, source::read(path)?)),
         Source::Capture { path, number } => {
-            of_capture(&mut classifier, path, *number, policy, Overheard::new(sip_ports, &[]))
+            of_capture(&mut classifier, path, *number, policy, Overheard::new(sip_ports, learn_turn, &[]))
         }
     }
 }
@@ -223,6 +228,16 @@ fn answer(e: &Explanation) -> &'static str {
 }
 
 fn found(e: &Explanation) -> String {
+    match e.channel {
+        Some(number) => {
+            let number = crate::protocol::channel(number);
+            format!("data of TURN channel {number}, which the guest has bound at this server: {}", carried(e))
+        }
+        None => carried(e),
+    }
+}
+
+fn carried(e: &Explanation) -> String {
     if e.decision.class == Class::Udptl {
         return "fax (T.38, UDPTL) from a port that SIP named for it".into();
     }
@@ -241,6 +256,12 @@ fn found(e: &Explanation) -> String {
         }
         Found::Udp if e.headers.surplus => return "UDP with bytes behind its datagram: never media".into(),
         Found::Udp if e.headers.final_dst_at != 0 => return "UDP on a route of its own: never media".into(),
+        Found::Unbound { number } => {
+            return format!(
+                "data of TURN channel {}, by its form, but nobody was heard to bind that channel at this server",
+                crate::protocol::channel(number)
+            );
+        }
         Found::Udp => return "UDP whose first bytes are neither RTP, RTCP, STUN nor DTLS".into(),
     };
     let stream = standing.stream.filter(|stream| !stream.idle);

@@ -45,6 +45,9 @@ pub struct ExplainArgs {
         conflicts_with = "stream"
     )]
     sip_ports: Vec<u16>,
+    /// With --frame of a capture: learn no TURN channels
+    #[arg(long, conflicts_with = "stream")]
+    no_learn_turn: bool,
     #[command(flatten)]
     reach: Reach,
 }
@@ -71,7 +74,8 @@ pub fn main(args: &ExplainArgs) -> ExitCode {
         return ended(live(args, wanted), json);
     }
     let Some(source) = &args.frame else { return ExitCode::from(WRONG_USE) };
-    let explained = policy(args).and_then(|policy| frame::explain(source, &policy, &args.sip_ports));
+    let explained =
+        policy(args).and_then(|policy| frame::explain(source, &policy, &args.sip_ports, !args.no_learn_turn));
     match explained {
         Ok(report) if json => ended(print(&format!("{}\n", serde_json::json!(report))), json),
         Ok(report) => ended(print(&report.text()), json),

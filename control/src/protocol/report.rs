@@ -241,6 +241,11 @@ pub struct Streams {
     pub streams: Vec<StreamReport>,
 }
 
+/// How the number of a TURN channel is written.
+pub fn channel(number: u16) -> String {
+    format!("{number:#06x}")
+}
+
 /// One RTP stream as it left towards the wire. Jitter saturates (38 ms for a gap of 400 ms): read it with the
 /// largest delta.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -255,6 +260,9 @@ pub struct StreamReport {
     pub source: String,
     /// Where to, address and port.
     pub destination: String,
+    /// The TURN channel that it goes through, as 0x and four digits; `destination` is the server then.
+    #[serde(default)]
+    pub channel: Option<String>,
     /// RTP payload type.
     pub payload_type: u8,
     /// Media clock, units a second, where it is known.

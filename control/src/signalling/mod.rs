@@ -1,8 +1,9 @@
-//! What a guest's SIP says of its media: which of its ports carry RTP or a fax, from when on and until when.
+//! What a guest's SIP says of its media, which of its ports carry RTP or a fax, from when on and until when; and which
+//! TURN channels it binds.
 //!
 //! Runs on copies, off the lcore. [`Learner`] takes frames ([`frames`]) or pieces of signalling, makes messages of them
 //! ([`segments`] for TCP, [`message`]), reads the descriptions in those ([`media`]) and keeps account by call
-//! ([`calls`]). What comes out are lessons for the lcores. Only what the guest itself sent names ports, and only ports
+//! ([`calls`]). STUN messages ([`stun`]) are read beside that, from any port ([`turn`]). What comes out are lessons for the lcores. Only what the guest itself sent names ports, and only ports
 //! of its own; what comes to the guest may end a call, never open anything. What cannot be read teaches nothing: media
 //! is then found by its probation.
 
@@ -11,6 +12,8 @@ mod frames;
 mod media;
 mod message;
 mod segments;
+mod stun;
+mod turn;
 
 pub use tidegate_dataplane::ear::{Learned, Lesson};
 
@@ -20,6 +23,7 @@ use message::Message;
 use segments::Segments;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use turn::Channels;
 
 /// Addresses of the guest that are remembered: those it sent SIP from.
 const HOMES: usize = 16;
@@ -55,32 +59,36 @@ pub struct Piece<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Learns from the SIP of one guest. All its memory is bounded.
+/// Learns from the SIP and the TURN of one guest. All its memory is bounded.
 #[derive(Debug)]
 pub struct Learner {
     ports: Vec<u16>,
+    turn: bool,
     datagrams: Datagrams,
     /// What the guest sent, and what was sent to it: a flood from the wire displaces nothing of the guest's.
     sent: Segments,
     received: Segments,
     calls: Calls,
+    channels: Channels,
     homes: VecDeque<IpAddr>,
 }
 
 impl Learner {
-    /// For SIP from or to these ports.
-    pub fn new(ports: &[u16]) -> Learner {
-        Learner::at_home(ports, &[])
+    /// For SIP from or to these ports, and for TURN channels if `turn`.
+    pub fn new(ports: &[u16], turn: bool) -> Learner {
+        Learner::at_home(ports, turn, &[])
     }
 
     /// The same for a guest whose addresses are known, besides those it sends SIP from.
-    pub fn at_home(ports: &[u16], homes: &[IpAddr]) -> Learner {
+    pub fn at_home(ports: &[u16], turn: bool, homes: &[IpAddr]) -> Learner {
         Learner {
             ports: ports.to_vec(),
+            turn,
             datagrams: Datagrams::default(),
             sent: Segments::default(),
             received: Segments::default(),
             calls: Calls::default(),
+            channels: Channels::default(),
             homes: homes.iter().copied().take(HOMES).collect(),
         }
     }
@@ -97,6 +105,9 @@ impl Learner {
     /// Hears a piece of signalling.
     pub fn hear(&mut self, piece: &Piece<'_>, now: u64, lessons: &mut Vec<Lesson>) {
         self.calls.expire(now, lessons);
+        if self.turn && piece.transport == Transport::Udp && self.channels.hear(piece, now, lessons) {
+            return;
+        }
         if !self.ports.contains(&piece.src.port()) && !self.ports.contains(&piece.dst.port()) {
             return;
         }
@@ -133,6 +144,9 @@ fn remember(homes: &mut VecDeque<IpAddr>, home: IpAddr) {
         homes.push_back(home);
     }
 }
+
+#[cfg(test)]
+pub(crate) use turn::sample as stun_sample;
 
 #[cfg(test)]
 mod tests;

@@ -47,7 +47,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        Bench { learner: Learner::new(&[5060]), open: BTreeSet::new(), now: 0 }
+        Bench { learner: Learner::new(&[5060], true), open: BTreeSet::new(), now: 0 }
     }
 
     /// Time passes; somebody says something of no call.
@@ -90,6 +90,7 @@ impl Bench {
             Learned::Rtp => lesson.port.to_string(),
             Learned::Rtcp { .. } => format!("{}c", lesson.port),
             Learned::Udptl => format!("{}f", lesson.port),
+            Learned::Channel { .. } => panic!("no SIP binds a channel"),
         });
         words.collect::<Vec<_>>().join(" ")
     }

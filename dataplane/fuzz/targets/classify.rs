@@ -1,7 +1,8 @@
 //! A sequence of frames through the classifier: whatever is let go is, read again, what the policy names; and who asks
 //! why gets the same decision.
 //!
-//! Input: one byte for the policy (bits 0-1), media ports (bit 2) and a rule by SSRC (bits 3-4: none, hold, refuse);
+//! Input: one byte for the policy (bits 0-1), media ports (bit 2), a rule by SSRC (bits 3-4: none, hold, refuse) and a TURN
+//! channel that is bound (bit 5);
 //! then frames: two bytes of length, one of milliseconds since the last frame, the bytes.
 #![no_main]
 
@@ -9,11 +10,13 @@ use libfuzzer_sys::fuzz_target;
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::class::{Class, Verdict};
 use tidegate_dataplane::classify::{Classifier, Found, Reason};
+use tidegate_dataplane::ear::{Learned, Lesson};
 use tidegate_dataplane::policy::{Policy, PolicyName, Rule, RuleVerdict};
 use tidegate_dataplane::port::Frame;
 use tidegate_dataplane::tsc::TscRate;
 use tidegate_dataplane::wire::rtp::Packet;
-use tidegate_dataplane::wire::{Headers, Kind, arp, icmpv6};
+use tidegate_dataplane::wire::turn::ChannelData;
+use tidegate_dataplane::wire::{Headers, Kind, address_bytes, arp, icmpv6};
 
 struct Bytes<'a>(&'a [u8]);
 
@@ -35,6 +38,15 @@ impl Frame for Bytes<'_> {
     }
 }
 
+/// Channel 0x4001 of 10.0.0.2:40000 at 10.0.0.9:3478.
+const CHANNEL: u16 = 0x4001;
+
+fn bound() -> Lesson {
+    let server = address_bytes([10, 0, 0, 9].into());
+    let what = Learned::Channel { number: CHANNEL, server, server_port: 3478 };
+    Lesson { address: address_bytes([10, 0, 0, 2].into()), port: 40_000, what, open: true }
+}
+
 fn policy(choice: u8) -> Policy {
     let rule = match choice >> 3 & 3 {
         1 => Some(RuleVerdict::Hold),
@@ -50,10 +62,15 @@ fn policy(choice: u8) -> Policy {
 }
 
 /// What may leave under `realtime`, read again.
-fn may_go(frame: &[u8], class: Class) -> bool {
+fn may_go(frame: &[u8], class: Class, bound: bool) -> bool {
     let len = frame.len() as u32;
     let h = Headers::parse(frame, len);
-    let packet = || Packet::read(h.payload(frame), h.payload_len as usize);
+    let packet = || match ChannelData::of(&h, frame) {
+        Some(data) if data.number == CHANNEL && bound && (h.sport, h.dport) == (40_000, 3478) => {
+            Packet::read(data.data, data.len)
+        }
+        _ => Packet::read(h.payload(frame), h.payload_len as usize),
+    };
     match class {
         Class::Announce => {
             arp::is_arp(&h, frame, len)
@@ -73,6 +90,10 @@ fuzz_target!(|data: &[u8]| {
     let policy = policy(*choice);
     let new = || Classifier::new(policy.compile().unwrap(), 64, TscRate::new(1_000_000_000), &mut Heap);
     let (mut classifier, mut told) = (new(), new());
+    let bind = choice & 32 != 0;
+    if bind {
+        [&mut classifier, &mut told].map(|classifier| classifier.learn(&bound(), 1_000_000_000));
+    }
     let (mut now, mut position) = (1_000_000_000, 0);
     while let Some(([high, low, ms], more)) = rest.split_first_chunk::<3>() {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(more.len());
@@ -84,7 +105,7 @@ fuzz_target!(|data: &[u8]| {
         match decision.verdict {
             Verdict::Bypass => {
                 let realtime = policy.name == PolicyName::Realtime;
-                assert!(!realtime || may_go(frame, decision.class), "{frame:02x?}");
+                assert!(!realtime || may_go(frame, decision.class, bind), "{frame:02x?}");
                 let announces = matches!(explained.found, Found::Announcement);
                 assert!(
                     policy.name != PolicyName::HoldAll
@@ -92,7 +113,7 @@ fuzz_target!(|data: &[u8]| {
                 );
             }
             Verdict::Promote(stream) => {
-                assert!(may_go(frame, decision.class), "{frame:02x?}");
+                assert!(may_go(frame, decision.class, bind), "{frame:02x?}");
                 let waiting = classifier.take_waiting(stream);
                 assert_eq!(waiting, told.take_waiting(stream));
                 assert!(waiting.positions().is_sorted());

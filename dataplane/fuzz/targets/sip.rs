@@ -1,4 +1,4 @@
-//! What learns from SIP: any bytes, by UDP or TCP, from the guest or to it, give lessons or nothing. A panic here would
+//! What learns from SIP and TURN: any bytes, by UDP or TCP, from the guest or to it, give lessons or nothing. A panic here would
 //! end the plane, and the bytes are those of anybody who can send the guest a packet. The code is the control crate's
 //! own, taken in alone.
 //!
@@ -21,7 +21,7 @@ const END: u8 = 8;
 const FRAME: u8 = 16;
 
 fuzz_target!(|data: &[u8]| {
-    let mut learner = Learner::new(&[5060]);
+    let mut learner = Learner::new(&[5060], true);
     let (mut lessons, mut rest, mut now, mut sequence) = (Vec::new(), data, 1, [1u32; 2]);
     while let [flags, high, low, more @ ..] = rest {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(more.len());

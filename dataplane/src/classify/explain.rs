@@ -9,6 +9,7 @@ use crate::policy::{PolicyName, RuleVerdict};
 use crate::port::Frame;
 use crate::rtp::{Sighting, Standing};
 use crate::wire::rtp::{Packet, Rtp};
+use crate::wire::turn::ChannelData;
 use crate::wire::{Headers, Kind, arp};
 
 /// What decided.
@@ -42,6 +43,11 @@ pub enum Found {
     },
     /// STUN or DTLS: media is being set up on the port.
     SetUp,
+    /// TURN channel data, by its form, of a channel that nobody was heard to bind.
+    Unbound {
+        /// The channel.
+        number: u16,
+    },
     /// UDP that is nothing of these: its first bytes fit none, or it has a surplus area or a route of its own.
     Udp,
 }
@@ -53,6 +59,8 @@ pub struct Explanation {
     pub headers: Headers,
     /// The first rule that matches: its number from 0, and what it says of this frame.
     pub rule: Option<(usize, RuleVerdict)>,
+    /// It came through this TURN channel, which its sender has bound: what was found is what the channel carries.
+    pub channel: Option<u16>,
     /// What the frame is.
     pub found: Found,
     /// The policy that was asked.
@@ -71,7 +79,8 @@ impl Classifier {
         let (head, len) = (frame.head(), frame.len());
         let headers = Headers::parse(head, len);
         let announces = arp::is_rarp_announcement(&headers, head, len);
-        let rule = self.policy.rule_for(&headers, head);
+        let rule = self.rule_for(&headers, head, now);
+        let channel = self.inside(&headers, head, now).map(|data| data.number);
         let (found, sight) = self.find(&headers, head, len, now);
         let decision = self.classify(frame, now);
         let sight = Sight {
@@ -97,7 +106,7 @@ impl Classifier {
             Some((number, _)) => Reason::Rule(number),
             None => Reason::Policy,
         };
-        Explanation { headers, rule, found, policy: self.policy.name(), by_policy, reason, decision }
+        Explanation { headers, rule, channel, found, policy: self.policy.name(), by_policy, reason, decision }
     }
 
     /// What the frame is, from what is known before it is judged.
@@ -108,18 +117,25 @@ impl Classifier {
             return (if passes { Found::Announcement } else { Found::Kind(headers.kind) }, sight);
         }
         let held = Sight::held(crate::class::Class::Udp);
-        match self.read_udp(headers, head) {
+        let (channel, packet) = match self.inside(headers, head, now) {
+            Some(data) => (data.number, Packet::read(data.data, data.len)),
+            None => (0, self.read_udp(headers, head)),
+        };
+        match packet {
             Packet::Rtp(rtp) => {
-                let sighting = Sighting { headers, rtp, policy: &self.policy, now };
+                let sighting = Sighting { headers, rtp, channel, policy: &self.policy, now };
                 (Found::Rtp(rtp, self.streams.standing(&sighting)), held)
             }
             Packet::Rtcp { packet_type } => {
-                let with_stream = !headers.is_fragment() && self.streams.has_stream(headers, now);
+                let with_stream = !headers.is_fragment() && self.streams.has_stream(headers, channel, now);
                 let sight = if with_stream { Sight::passed(crate::class::Class::Rtcp) } else { held };
                 (Found::Rtcp { packet_type, with_stream }, sight)
             }
             Packet::Stun | Packet::Dtls => (Found::SetUp, held),
-            Packet::Other => (Found::Udp, held),
+            Packet::Other => match ChannelData::of(headers, head) {
+                Some(ChannelData { number, .. }) if channel == 0 => (Found::Unbound { number }, held),
+                _ => (Found::Udp, held),
+            },
         }
     }
 }

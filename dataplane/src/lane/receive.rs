@@ -217,7 +217,7 @@ where
     /// A plain TCP segment that may leave, if nobody listens to signalling: SIP goes by TCP, too.
     #[inline(always)]
     fn may_express_tcp(&self, frame: &mut G::Frame, len: u32, arrival: Arrival) -> bool {
-        !self.listener.listens()
+        !self.listener.hears_tcp()
             && self.fits(frame, len, arrival)
             && checksum::settle_express(frame, tcp::PROTOCOL, self.config.verify_checksums)
     }

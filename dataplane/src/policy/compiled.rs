@@ -160,6 +160,12 @@ impl CompiledPolicy {
         self.first_rule(h, || Tag::of(h, head))
     }
 
+    /// The same for a datagram whose tag is not that of its first bytes.
+    #[inline(never)]
+    pub(crate) fn rule_for_tag(&self, h: &Headers, tag: impl Fn() -> Tag) -> Option<(usize, RuleVerdict)> {
+        self.first_rule(h, tag)
+    }
+
     /// The same for a packet whose SSRC is known, not its bytes.
     pub fn rule_for_ssrc(&self, h: &Headers, ssrc: u32) -> Option<(usize, RuleVerdict)> {
         self.first_rule(h, || Tag::Ssrc(ssrc))

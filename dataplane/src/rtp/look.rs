@@ -1,9 +1,7 @@
 //! What is known of a packet's stream before the packet is judged: for whoever explains a verdict, never on the way of
 //! a frame.
 
-use super::{
-    IDLE_NS, RUN, RUN_AFTER_SET_UP, Sighting, Streams, Track, WAYS, is_eligible, is_tunnel, place, words,
-};
+use super::{IDLE_NS, RUN, RUN_AFTER_SET_UP, Sighting, Streams, Track, WAYS, is_eligible, is_tunnel, words};
 use crate::ear::Learned;
 
 /// A stream as its next packet finds it.
@@ -44,7 +42,7 @@ impl Streams {
     /// See [`Standing`]. Changes nothing.
     pub(crate) fn standing(&self, sighting: &Sighting<'_>) -> Standing {
         let address = words(&sighting.headers.src);
-        let (set, tag) = place(self.sets.len(), address, sighting.name());
+        let (set, tag) = self.place_of(sighting);
         let look = |way: usize| {
             let seen = &self.table.page(set * WAYS + way).seen;
             let track = Track(seen.track.get());
@@ -60,10 +58,10 @@ impl Streams {
         };
         let is_set_up = self.endpoints.is_set_up(sighting.endpoint(), sighting.now, self.idle);
         Standing {
-            stream: self.known(set, tag, address).map(look),
+            stream: self.known(set, tag, address, sighting.channel).map(look),
             needed: if is_set_up { RUN_AFTER_SET_UP } else { RUN },
-            media_port: sighting.policy.is_media_port(sighting.headers.sport),
-            learned: self.is_learned(sighting.headers, Learned::Rtp, sighting.now),
+            media_port: sighting.channel == 0 && sighting.policy.is_media_port(sighting.headers.sport),
+            learned: sighting.channel == 0 && self.is_learned(sighting.headers, Learned::Rtp, sighting.now),
             eligible: is_eligible(sighting.headers) && !is_tunnel(sighting),
         }
     }

@@ -157,7 +157,7 @@ fn random_traffic_is_never_let_go() {
 
 #[test]
 fn sources_are_hosts() {
-    let host = |text: &str| is_host(&crate::wire::address_bytes(text.parse().unwrap()));
+    let host = |text: &str| origin::is_host(&crate::wire::address_bytes(text.parse().unwrap()));
     for good in ["10.0.0.2", "223.255.255.1", "2001:db8::2", "fe80::1"] {
         assert!(host(good), "{good}");
     }

@@ -8,10 +8,11 @@ use crate::endpoints::Endpoint;
 use crate::wire::Headers;
 
 impl Streams {
-    /// Somebody vouches for the port.
+    /// Somebody vouches for the port, and this was sent from it directly.
     pub(super) fn is_trusted(&self, sighting: &Sighting<'_>) -> bool {
-        sighting.policy.is_media_port(sighting.headers.sport)
-            || self.is_learned(sighting.headers, Learned::Rtp, sighting.now)
+        sighting.channel == 0
+            && (sighting.policy.is_media_port(sighting.headers.sport)
+                || self.is_learned(sighting.headers, Learned::Rtp, sighting.now))
     }
 
     /// Notes who vouched for a stream that is promoted by its port.
@@ -21,7 +22,10 @@ impl Streams {
 
     /// What signalling said.
     pub fn learn(&mut self, lesson: &Lesson, now: u64) {
-        let endpoint = Endpoint { address: words(&lesson.address), port: lesson.port };
+        if let Learned::Channel { number, server, server_port } = lesson.what {
+            return self.learn_channel(lesson, number, &server, server_port, now);
+        }
+        let endpoint = Endpoint { address: words(&lesson.address), port: lesson.port, channel: 0 };
         match lesson.open {
             true => self.lessons.learn(endpoint, lesson.what, now),
             false => self.lessons.forget(endpoint, lesson.what),
@@ -39,6 +43,7 @@ impl Streams {
             waiting
                 && (seen.name.get() >> 16) as u16 == lesson.port
                 && (seen.address[0].get(), seen.address[1].get()) == (address[0], address[1])
+                && seen.channel.get() == 0
                 && !Track(seen.track.get()).is_promoted()
         };
         let mark = self.begun.iter().copied().find(|mark| *mark != 0 && waits(*mark))?;
@@ -53,7 +58,7 @@ impl Streams {
     /// True when signalling has named the sender's port for this.
     #[inline]
     pub fn is_learned(&self, headers: &Headers, what: Learned, now: u64) -> bool {
-        !self.lessons.is_empty() && self.lessons.learned(endpoint(headers), what, now)
+        !self.lessons.is_empty() && self.lessons.learned(endpoint(headers, 0), what, now)
     }
 
     /// True when signalling has named any port for a fax.

@@ -18,6 +18,7 @@ pub mod rtp;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod tcp;
+pub mod turn;
 pub mod udp;
 
 use std::net::{IpAddr, Ipv6Addr};

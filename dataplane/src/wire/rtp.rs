@@ -57,7 +57,11 @@ impl Tag {
         if headers.kind != Kind::Udp {
             return Tag::None;
         }
-        let (payload, len) = (headers.payload(head), headers.payload_len as usize);
+        Tag::of_payload(headers.payload(head), headers.payload_len as usize)
+    }
+
+    /// Of a datagram of `len` bytes of which `payload` are at hand.
+    pub(crate) fn of_payload(payload: &[u8], len: usize) -> Tag {
         match Packet::read(payload, len) {
             Packet::Rtp(rtp) => Tag::Ssrc(rtp.ssrc),
             Packet::Rtcp { packet_type: 200..=207 } => Tag::Ssrc(be32(payload, 4)),
@@ -117,13 +121,12 @@ impl Packet {
     /// What sets a session up on the same port: STUN or DTLS.
     #[inline(never)]
     fn session(payload: &[u8], len: usize) -> Packet {
-        const COOKIE: u32 = 0x2112_a442;
         match payload[0] {
             0..=3 => match payload.first_chunk::<20>() {
                 Some(stun)
                     if be16(stun, 2) as usize + 20 == len
                         && len.is_multiple_of(4)
-                        && (be32(stun, 4) == COOKIE || is_classic_stun(payload, len)) =>
+                        && (be32(stun, 4) == super::turn::COOKIE || is_classic_stun(payload, len)) =>
                 {
                     Packet::Stun
                 }

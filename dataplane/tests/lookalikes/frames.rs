@@ -3,6 +3,10 @@
 /// True streams beside them.
 pub const STREAMS: u64 = 8;
 const LONGEST: usize = 256;
+/// Who has bound a TURN channel, at which server, and its number.
+pub const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 3], 41_000);
+pub const SERVER: ([u8; 4], u16) = ([10, 9, 9, 8], 3478);
+pub const CHANNEL: u16 = 0x4001;
 /// One in so many schemes is a whole run with all header checks, which proves itself.
 const PROOFS: u64 = 1 << 12;
 
@@ -27,6 +31,10 @@ pub enum Scheme {
     CutExtension,
     /// An SDP in HTTP over TCP that names a port, then single packets from there.
     Smuggled,
+    /// TURN channel data with RTP in order inside, of a channel that nobody has bound.
+    Channel,
+    /// The same of a bound one, with inside what is no RTP or no whole message.
+    Bound,
     /// A new SSRC with each packet, in order.
     NewSource,
     /// One SSRC, numbers that jump.
@@ -45,7 +53,7 @@ pub enum Scheme {
     Mutated,
 }
 
-const SCHEMES: [Scheme; 17] = [
+const SCHEMES: [Scheme; 19] = [
     Scheme::Noise,
     Scheme::Raw,
     Scheme::Counter,
@@ -55,6 +63,8 @@ const SCHEMES: [Scheme; 17] = [
     Scheme::CutSources,
     Scheme::CutExtension,
     Scheme::Smuggled,
+    Scheme::Channel,
+    Scheme::Bound,
     Scheme::NewSource,
     Scheme::Jumps,
     Scheme::NoHost,
@@ -158,7 +168,7 @@ impl Frames {
     }
 
     fn make(&mut self) -> usize {
-        let (mut src, mut dst, sport, dport) = (self.src, self.dst, self.sport, self.dport);
+        let (mut src, mut dst, mut sport, mut dport) = (self.src, self.dst, self.sport, self.dport);
         let (sequence, ssrc) = (self.sequence.wrapping_add(self.turn as u16), self.ssrc);
         let (timestamp, payload) = (self.turn as u32 * 160, 12 + self.random.below(60) as usize);
         let bits = self.random.next();
@@ -197,6 +207,29 @@ impl Frames {
             Scheme::Smuggled => {
                 let unrelated = sequence.wrapping_mul(257);
                 self.media(0x80, usual_type, unrelated, timestamp, ssrc);
+            }
+            Scheme::Channel => {
+                // Also from the port that has bound another, and to another port of its server.
+                if bits & 1 != 0 {
+                    (src, dst, sport, dport) = (CLIENT.0, SERVER.0, CLIENT.1, SERVER.1);
+                }
+                let number = if bits & 2 != 0 { CHANNEL + 1 + (bits >> 8) as u16 % 500 } else { CHANNEL };
+                let elsewhere = u16::from(number == CHANNEL);
+                self.channel_data(number, usual_type, sequence, ssrc, payload);
+                return self.udp(src, dst, sport, dport.wrapping_add(elsewhere), 4 + payload);
+            }
+            Scheme::Bound => {
+                self.channel_data(CHANNEL, usual_type, sequence, ssrc, payload);
+                let mut len = 4 + payload;
+                match bits % 5 {
+                    0 => self.buffer[46] = (bits >> 8) as u8 & 0x7f,
+                    1 => self.buffer[47] = 64 + (bits >> 8) as u8 % 32,
+                    2 => len -= 1 + (bits >> 8) as usize % payload,
+                    3 => len += 4 + (bits >> 8) as usize % 60,
+                    // A message in a message.
+                    _ => self.buffer[46..50].copy_from_slice(&[0x40, 1, 0, payload as u8 - 4]),
+                }
+                return self.udp(CLIENT.0, SERVER.0, CLIENT.1, SERVER.1, len);
             }
             Scheme::NewSource => self.media(0x80, usual_type, sequence, timestamp, bits as u32),
             Scheme::Jumps => {
@@ -245,6 +278,16 @@ impl Frames {
         self.buffer[44..46].copy_from_slice(&sequence.to_be_bytes());
         self.buffer[46..50].copy_from_slice(&timestamp.to_be_bytes());
         self.buffer[50..54].copy_from_slice(&ssrc.to_be_bytes());
+    }
+
+    /// An RTP packet of `len` bytes behind the header of a channel, where UDP's payload will be.
+    fn channel_data(&mut self, number: u16, second: u8, sequence: u16, ssrc: u32, len: usize) {
+        self.buffer[42..44].copy_from_slice(&number.to_be_bytes());
+        self.buffer[44..46].copy_from_slice(&(len as u16).to_be_bytes());
+        self.buffer[46..48].copy_from_slice(&[0x80, second]);
+        self.buffer[48..50].copy_from_slice(&sequence.to_be_bytes());
+        self.buffer[50..54].copy_from_slice(&0u32.to_be_bytes());
+        self.buffer[54..58].copy_from_slice(&ssrc.to_be_bytes());
     }
 
     fn ip(&mut self, protocol: u8, src: [u8; 4], dst: [u8; 4], body: usize) {

@@ -9,6 +9,7 @@
 //!   2-3 with a constant at 8-11 behind a valid first byte *is* RTP for whoever sees the wire alone: that it is let go
 //!   from its third packet on is the design, and asserted as well, so that this suite is not vacuous;
 //! - whatever else leaves is an announcement, or RTCP beside a promoted stream;
+//! - what looks like TURN channel data never leaves unless its channel is bound and RTP is in it;
 //! - true streams go on by the short way all along, so a flood costs them nothing; the process does not grow.
 //!
 //! Deterministic: thread n of two has seed n. `TIDEGATE_LOOKALIKES=1000000000` sets the number of frames of both
@@ -17,14 +18,16 @@
 mod frames;
 mod oracle;
 
-use frames::{Frames, STREAMS};
+use frames::{CHANNEL, CLIENT, Frames, SERVER, STREAMS};
 use oracle::Oracle;
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::class::{Decision, Verdict};
 use tidegate_dataplane::classify::{Ahead, Classifier};
+use tidegate_dataplane::ear::{Learned, Lesson};
 use tidegate_dataplane::policy::Policy;
 use tidegate_dataplane::port::Frame;
 use tidegate_dataplane::tsc::TscRate;
+use tidegate_dataplane::wire::address_bytes;
 use tidegate_dataplane::wire::express::Express;
 
 /// Nanoseconds from one frame to the next.
@@ -73,7 +76,11 @@ fn run(seed: u64, count: u64) -> Tally {
         Classifier::new(Policy::default().compile().unwrap(), 4096, TscRate::new(1_000_000_000), &mut Heap);
     let (mut frames, mut oracle, mut tally) = (Frames::new(seed), Oracle::new(), Tally::default());
     let mut now = 1_000_000_000;
+    let what =
+        Learned::Channel { number: CHANNEL, server: address_bytes(SERVER.0.into()), server_port: SERVER.1 };
+    let lesson = Lesson { address: address_bytes(CLIENT.0.into()), port: CLIENT.1, what, open: true };
     for round in 0..count / BEAT {
+        classifier.learn(&lesson, now);
         for stream in 0..STREAMS {
             let frame = frames.true_packet(stream, round);
             now += STEP;

@@ -143,7 +143,7 @@ impl Rig {
                 let shared = LaneShared::with_ear(
                     ledger.gate(),
                     classifier.table(),
-                    Ear::new(&guest.sip_ports, 1500),
+                    Ear::new(&guest.sip_ports, guest.learn_turn, 1500),
                     &mut Heap,
                 );
                 ledger.add(Arc::clone(&shared.gate), Rings::Stopped);

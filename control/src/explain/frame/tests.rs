@@ -1,6 +1,7 @@
 use super::*;
-use crate::classify::sample::{capture, rtp, udp};
+use crate::classify::sample::{between, capture, rtp, udp};
 use crate::config::{PolicyName, Rule};
+use crate::signalling::stun_sample as stun;
 
 fn spec(rules: &[&str]) -> PolicySpec {
     let rules: Vec<Rule> = rules.iter().map(|text| toml::from_str(text).expect("a rule")).collect();
@@ -8,7 +9,7 @@ fn spec(rules: &[&str]) -> PolicySpec {
 }
 
 fn alone(frame: Vec<u8>, policy: &PolicySpec) -> FrameReport {
-    explain(&Source::Bytes(frame), policy, &[]).expect("a frame")
+    explain(&Source::Bytes(frame), policy, &[], true).expect("a frame")
 }
 
 fn said(report: &FrameReport) -> (&'static str, &'static str, Option<usize>) {
@@ -21,7 +22,7 @@ fn a_frame_of_a_capture_is_judged_after_those_before_it() {
     frames.push(udp(5, 40_001, &[0x80, 200, 0, 1, 0xca, 0xfe, 0xba, 0xbe]));
     frames.push(udp(5, 40_000, &rtp(9000)));
     let (_dir, path) = capture(&frames);
-    let nth = |number| explain(&Source::Capture { path: path.clone(), number }, &spec(&[]), &[5060]);
+    let nth = |number| explain(&Source::Capture { path: path.clone(), number }, &spec(&[]), &[5060], true);
     let told: Vec<_> = (1..=7).map(|n| said(&nth(n).expect("a frame"))).collect();
     let wanted = ["probation", "probation", "promote", "bypass", "bypass"].map(|v| (v, "probation", None));
     assert_eq!(told[..5], wanted);
@@ -76,4 +77,34 @@ fn what_the_lane_would_drop_before_is_told() {
     frame[24] ^= 1;
     let report = alone(frame, &spec(&[]));
     assert!(report.text().contains("would drop it before (checksum"), "{report:?}");
+}
+
+#[test]
+fn what_a_turn_channel_carries_is_told_and_whether_it_was_bound() {
+    let (guest, server) = ((5, 40_000), (9, 3478));
+    let data = |channel: u8, n| {
+        let inner = rtp(n);
+        between(guest, server, &[&[0x40, channel, 0, inner.len() as u8][..], &inner].concat())
+    };
+    let mut frames =
+        vec![between(guest, server, &stun::bind(1, 0x4001)), between(server, guest, &stun::bound(1))];
+    frames.extend((0..4).map(|n| data(1, n)));
+    frames.push(data(2, 4));
+    let (_dir, path) = capture(&frames);
+    let nth = |number, learn| {
+        let source = Source::Capture { path: path.clone(), number };
+        explain(&source, &spec(&[]), &[], learn).expect("a frame")
+    };
+    let third = nth(5, true);
+    assert_eq!(said(&third), ("promote", "probation", None));
+    assert!(
+        third.why.contains("TURN channel 0x4001") && third.why.contains("packet 3 in order"),
+        "{third:?}"
+    );
+    assert!(third.headers.iter().any(|line| line.contains("SSRC 0xcafebabe")));
+    assert_eq!(said(&nth(6, true)), ("bypass", "probation", None));
+    for held in [nth(7, true), nth(6, false)] {
+        assert_eq!(said(&held), ("hold", "policy", None));
+        assert!(held.why.contains("nobody was heard to bind"), "{}", held.why);
+    }
 }
