@@ -11,10 +11,17 @@
 //! is given when the standby has *acknowledged* the complete checkpoint.
 
 pub mod checkpoint;
+pub mod chronicle;
+pub mod command;
 pub mod desk;
 pub mod disks;
 pub mod lease;
 pub mod link;
+pub mod observe;
+pub mod orders;
 pub mod pacing;
 pub mod plane;
+pub mod primary;
 pub mod qmp;
+pub mod standby;
+pub mod vm;

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+/// How long a command may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// See the module's head.
-#[derive(Debug)]
 pub struct Vm {
     qmp: Mutex<Qmp>,
     answered_ns: AtomicU64,
@@ -73,7 +75,9 @@ impl Vm {
             Err(TryLockError::WouldBlock) => return None,
         };
         let mut driving = Driving { vm: self, qmp };
-        let state = driving.status_within(within);
+        driving.set_patience(within);
+        let state = driving.status();
+        driving.set_patience(PATIENCE);
         Some(driving.noting(state))
     }
 

@@ -11,8 +11,8 @@ use super::{CheckpointId, PageSet, RamDigest};
 #[derive(Debug)]
 pub struct Carry {
     pages: usize,
-    /// The newest acknowledged checkpoint and what RAM was then.
-    base: Option<(CheckpointId, RamDigest)>,
+    /// The newest acknowledged checkpoint, if there is one, and what RAM was then: at first the end of the first copy.
+    base: (Option<CheckpointId>, RamDigest),
     sent: VecDeque<Sent>,
 }
 
@@ -24,40 +24,64 @@ struct Sent {
 }
 
 impl Carry {
-    /// Of RAM with so many pages.
-    pub fn new(pages: usize) -> Carry {
-        Carry { pages, base: None, sent: VecDeque::new() }
+    /// After a first copy that holds `digest`, of RAM with so many pages.
+    pub fn new(pages: usize, digest: RamDigest) -> Carry {
+        Carry { pages, base: (None, digest), sent: VecDeque::new() }
     }
 
-    /// A checkpoint was taken: what changed in it, and what RAM holds then.
+    /// The first copy went on: it holds this now.
+    pub fn seeded(&mut self, digest: RamDigest) {
+        debug_assert!(self.sent.is_empty());
+        self.base = (None, digest);
+    }
+
+    /// What the next difference is based on.
+    pub fn next_base(&self) -> RamDigest {
+        self.sent.back().map_or(self.base.1, |sent| sent.digest)
+    }
+
+    /// A checkpoint was taken: what it holds, and what RAM holds then.
     pub fn sent(&mut self, id: CheckpointId, changed: PageSet, digest: RamDigest) {
         self.sent.push_back(Sent { id, changed, digest });
     }
 
     /// The standby has it, and so all before. False when it is none of those on their way.
     pub fn acknowledged(&mut self, id: CheckpointId) -> bool {
-        let Some(at) = self.sent.iter().position(|sent| sent.id == id) else { return false };
+        let Some(at) = self.position(id) else { return false };
         if let Some(newest) = self.sent.drain(..=at).next_back() {
-            self.base = Some((newest.id, newest.digest));
+            self.base = (Some(newest.id), newest.digest);
         }
         true
     }
 
-    /// What the next difference must hold in addition, and its base, when it is to start from `id`: the newest
-    /// acknowledged one or one on its way. `None` when nothing is known of `id`: then only a new seed helps.
-    ///
-    /// The checkpoints after `id` are not on their way any more.
-    pub fn rebase(&mut self, id: CheckpointId) -> Option<(RamDigest, PageSet)> {
-        let (digest, from) = match (&self.base, self.sent.iter().position(|sent| sent.id == id)) {
-            (_, Some(at)) => (self.sent[at].digest, at + 1),
-            (Some((base, digest)), None) if *base == id => (*digest, 0),
-            _ => return None,
+    /// All after `id` is lost, and the standby has `id`: the newest acknowledged one or one on its way. What the next
+    /// difference must hold in addition. `None` when nothing is known of `id`: then only a new first copy helps.
+    pub fn rebase(&mut self, id: CheckpointId) -> Option<PageSet> {
+        let from = match self.position(id) {
+            Some(at) => at + 1,
+            None if self.base.0 == Some(id) => 0,
+            None => return None,
         };
+        Some(self.forget_from(from))
+    }
+
+    /// `id` and all after it will never be sent. What the next difference must hold in addition; `None` when `id` is
+    /// none of those on their way.
+    pub fn withdraw(&mut self, id: CheckpointId) -> Option<PageSet> {
+        let from = self.position(id)?;
+        Some(self.forget_from(from))
+    }
+
+    fn position(&self, id: CheckpointId) -> Option<usize> {
+        self.sent.iter().position(|sent| sent.id == id)
+    }
+
+    fn forget_from(&mut self, from: usize) -> PageSet {
         let mut union = PageSet::empty(self.pages);
         for sent in self.sent.drain(from..) {
             union.union(&sent.changed);
         }
-        Some((digest, union))
+        union
     }
 
     /// How many are on their way.
@@ -67,7 +91,7 @@ impl Carry {
 
     /// The newest acknowledged one.
     pub fn newest_acknowledged(&self) -> Option<CheckpointId> {
-        self.base.map(|(id, _)| id)
+        self.base.0
     }
 }
 
@@ -86,7 +110,7 @@ mod tests {
     }
 
     fn three() -> Carry {
-        let mut carry = Carry::new(8);
+        let mut carry = Carry::new(8, RamDigest(0));
         for (epoch, numbers) in [(1, [0, 1]), (2, [1, 2]), (3, [5, 6])] {
             carry.sent(id(epoch), set(&numbers), RamDigest(u128::from(epoch)));
         }
@@ -97,9 +121,10 @@ mod tests {
     fn what_is_not_acknowledged_carries_over() {
         let mut carry = three();
         assert!(carry.acknowledged(id(1)));
-        assert_eq!(carry.rebase(id(1)), Some((RamDigest(1), set(&[1, 2, 5, 6]))));
-        assert_eq!(carry.in_flight(), 0);
-        assert_eq!(carry.rebase(id(1)), Some((RamDigest(1), set(&[]))), "nothing is carried twice");
+        assert_eq!(carry.next_base(), RamDigest(3));
+        assert_eq!(carry.rebase(id(1)), Some(set(&[1, 2, 5, 6])));
+        assert_eq!((carry.in_flight(), carry.next_base()), (0, RamDigest(1)));
+        assert_eq!(carry.rebase(id(1)), Some(set(&[])), "nothing is carried twice");
     }
 
     #[test]
@@ -115,7 +140,17 @@ mod tests {
     #[test]
     fn a_base_on_its_way_will_do() {
         let mut carry = three();
-        assert_eq!(carry.rebase(id(2)), Some((RamDigest(2), set(&[5, 6]))));
-        assert_eq!(carry.in_flight(), 2);
+        assert_eq!(carry.rebase(id(2)), Some(set(&[5, 6])));
+        assert_eq!((carry.in_flight(), carry.next_base()), (2, RamDigest(2)));
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_owed_even_when_it_was_the_first() {
+        let mut carry = three();
+        assert_eq!(carry.withdraw(id(2)), Some(set(&[1, 2, 5, 6])));
+        assert_eq!(carry.next_base(), RamDigest(1));
+        assert_eq!(carry.withdraw(id(1)), Some(set(&[0, 1])));
+        assert_eq!(carry.next_base(), RamDigest(0));
+        assert_eq!(carry.withdraw(id(1)), None);
     }
 }

@@ -8,6 +8,7 @@ mod page_set;
 pub mod ram;
 pub mod shadow;
 pub mod soft_dirty;
+mod stream;
 pub mod take;
 
 pub use carry::Carry;
@@ -16,6 +17,7 @@ pub use image::{Image, ImageError, ImageState, LoadTimings};
 pub use page_set::PageSet;
 pub use ram::{GuestRam, RamError};
 pub use shadow::Shadow;
+pub use soft_dirty::Tracking;
 pub use take::{TakeError, TakeOptions, TakeTimings, Taken, Taker};
 
 /// Bytes of a page, the unit in which RAM is compared and sent.
@@ -58,6 +60,16 @@ pub enum Ram {
         /// What it holds afterwards.
         digest: RamDigest,
     },
+}
+
+impl Ram {
+    /// How many pages travel.
+    pub fn pages(&self) -> usize {
+        match self {
+            Ram::Streamed => 0,
+            Ram::Difference { pages, .. } => pages.numbers.len(),
+        }
+    }
 }
 
 /// See the module's head.

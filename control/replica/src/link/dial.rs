@@ -16,7 +16,7 @@ use std::time::Instant;
 pub struct Dial {
     /// `HOST:PORT` of the listener.
     pub address: String,
-    /// The listener's node name: its certificate must carry it.
+    /// The listener's node name: its certificate must carry it. Empty on loopback: any.
     pub peer: String,
     /// This node's name.
     pub node: String,
@@ -132,10 +132,12 @@ impl Dial {
                 "{} speaks version {} of the link, this is {VERSION}: install the same tidegate on both",
                 self.address, welcome.version
             ))),
-            Reply::Welcome(welcome) if welcome.node != self.peer => Err(LinkError::Refused(format!(
-                "{} is node `{}`, not `{}`",
-                self.address, welcome.node, self.peer
-            ))),
+            Reply::Welcome(welcome) if !self.peer.is_empty() && welcome.node != self.peer => {
+                Err(LinkError::Refused(format!(
+                    "{} is node `{}`, not `{}`",
+                    self.address, welcome.node, self.peer
+                )))
+            }
             Reply::Welcome(welcome) => Ok(welcome),
             Reply::Unwelcome { reason } => Err(LinkError::Refused(format!("{}: {reason}", self.address))),
         }

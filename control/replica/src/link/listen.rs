@@ -64,6 +64,8 @@ pub struct State {
     pub term_ms: u64,
     /// See [`Welcome::not_ready`].
     pub not_ready: Option<String>,
+    /// See [`crate::link::message::Welcome::taken_over`].
+    pub taken_over: bool,
 }
 
 /// A complete session, as the listener sees it. An older one of the same guest (on a witness: and of the same node) is
@@ -297,6 +299,7 @@ impl Door {
             newest: state.newest,
             term_ms: state.term_ms,
             not_ready: state.not_ready.map(reason),
+            taken_over: state.taken_over,
         };
         // Before the answer: the other connections come as soon as it is out.
         self.gathering().begin(welcome.clone(), &hello, from, deadline);

@@ -98,6 +98,9 @@ pub struct Welcome {
     pub term_ms: u64,
     /// Why it cannot take over now; none if it can, or will once it has a checkpoint.
     pub not_ready: Option<String>,
+    /// It has taken the guest over: whoever dials must not go on with it.
+    #[serde(default)]
+    pub taken_over: bool,
 }
 
 /// What answers a [`Hello`] on `up`, and on `down` once the session is complete.
@@ -153,6 +156,11 @@ pub enum Up {
     },
     /// To a witness, from a standby: I cannot take over.
     Withdraw {
+        /// Why.
+        reason: String,
+    },
+    /// To a standby: I end and need no backup any more. It answers [`Down::GivenBack`].
+    Dismiss {
         /// Why.
         reason: String,
     },

@@ -3,8 +3,8 @@
 use super::flight::Receipt;
 use super::{News, Primary};
 use crate::link::LinkError;
-use crate::link::dial::Receiver;
 use crate::link::message::Down;
+use crate::link::wire::Receiver;
 use crate::plane::Term;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,7 +25,8 @@ pub fn listen(primary: &Primary, mut down: Receiver<Down>) {
                 // Nobody promotes on this: the lease says who may speak. It only makes the primary dial again.
                 let silent = heard.elapsed();
                 if silent > primary.args.link.dead_after * 10 {
-                    return primary.tell(News::LinkLost(format!("nothing heard for {} ms", silent.as_millis())));
+                    return primary
+                        .tell(News::LinkLost(format!("nothing heard for {} ms", silent.as_millis())));
                 }
             }
             Err(error) => return primary.tell(News::LinkLost(error.to_string())),

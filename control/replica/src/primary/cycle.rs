@@ -3,7 +3,7 @@
 use super::freight::Freight;
 use super::session::Over;
 use super::{News, Ordered, Primary, backup_lost};
-use crate::checkpoint::{CheckpointId, Taker, TakeTimings};
+use crate::checkpoint::{CheckpointId, TakeTimings, Taker};
 use crate::chronicle::ms;
 use crate::disks::DiskGuard;
 use crate::link::message::Welcome;
@@ -81,7 +81,11 @@ impl<'p> Cycle<'p> {
         let primary = self.primary;
         let goes_on = welcome.newest.is_some_and(|newest| {
             let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
-            ours && self.taker.rebase(newest.id) && self.taker.ram_bytes().is_none_or(|_| self.taker.digest() == newest.digest || self.last != Some(newest.id))
+            ours && self.taker.rebase(newest.id)
+                && self
+                    .taker
+                    .ram_bytes()
+                    .is_none_or(|_| self.taker.digest() == newest.digest || self.last != Some(newest.id))
         });
         primary.chronicle.tell(
             "session",
@@ -137,7 +141,9 @@ impl<'p> Cycle<'p> {
             let left = deadline.saturating_duration_since(Instant::now());
             match heard.recv_timeout(left) {
                 Ok(News::Seeded(there)) if there == digest => break,
-                Ok(News::Seeded(_)) => return Err(Over::Lost("the standby's first copy is another one".into())),
+                Ok(News::Seeded(_)) => {
+                    return Err(Over::Lost("the standby's first copy is another one".into()));
+                }
                 Ok(news) => self.take_note(news)?,
                 Err(_) => return Err(Over::Lost("the standby does not finish the first copy".into())),
             }
@@ -172,7 +178,10 @@ impl<'p> Cycle<'p> {
                 }
                 // From here on the standby can take over: this side speaks under a lease only.
                 if primary.wants_lease() && !primary.leased.swap(true, Relaxed) {
-                    primary.chronicle.tell("protected", json!({ "generation": landed.id.generation, "epoch": landed.id.epoch }));
+                    primary.chronicle.tell(
+                        "protected",
+                        json!({ "generation": landed.id.generation, "epoch": landed.id.epoch }),
+                    );
                 }
             }
             News::LinkLost(reason) => return Err(Over::Lost(reason)),
@@ -230,7 +239,7 @@ impl<'p> Cycle<'p> {
             }
         };
         let id = taken.id;
-        let (device_bytes, pages) = (taken.device.len(), taken.pages());
+        let (device_bytes, pages) = (taken.device.len(), taken.ram.pages());
         let bytes = device_bytes + pages * crate::checkpoint::PAGE;
         primary.flight.depart(id, !begins, self.ran);
         self.last = Some(id);
@@ -312,7 +321,9 @@ impl<'p> Cycle<'p> {
     fn back_to_what_was_sent(&mut self) -> Result<(), Over> {
         let unsent = std::mem::take(&mut self.unsent);
         let based = !unsent || self.last.is_some_and(|last| self.taker.rebase(last));
-        based.then_some(()).ok_or_else(|| Over::Lost("the first checkpoint is void: the copy begins anew".into()))
+        based
+            .then_some(())
+            .ok_or_else(|| Over::Lost("the first checkpoint is void: the copy begins anew".into()))
     }
 
     /// The session is over.

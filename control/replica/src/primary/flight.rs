@@ -73,7 +73,10 @@ impl Flight {
         let deadline = Instant::now() + NOTED_WITHIN;
         loop {
             let Some(first) = flying.front() else {
-                return Err(format!("the standby acknowledges epoch {}, and none is on its way", told.id.epoch));
+                return Err(format!(
+                    "the standby acknowledges epoch {}, and none is on its way",
+                    told.id.epoch
+                ));
             };
             if first.id != told.id {
                 let expected = first.id.epoch;
@@ -81,7 +84,10 @@ impl Flight {
             }
             if let Some(receipt) = first.receipt {
                 if receipt != told {
-                    return Err(format!("the standby holds another epoch {} than was sent: {told:?}", told.id.epoch));
+                    return Err(format!(
+                        "the standby holds another epoch {} than was sent: {told:?}",
+                        told.id.epoch
+                    ));
                 }
                 let landed = Landed { id: first.id, commits: first.commits, after: first.ran.elapsed() };
                 flying.pop_front();
@@ -90,7 +96,10 @@ impl Flight {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(format!("the standby acknowledges epoch {}, which was not sent whole", told.id.epoch));
+                return Err(format!(
+                    "the standby acknowledges epoch {}, which was not sent whole",
+                    told.id.epoch
+                ));
             }
             flying = self.moved.wait_timeout(flying, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -99,24 +108,6 @@ impl Flight {
     /// How many are on their way.
     pub fn len(&self) -> usize {
         self.lock().len()
-    }
-
-    /// True when none is.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// Waits until fewer than `limit` are on their way, or until `deadline`; true if so.
-    pub fn wait_below(&self, limit: usize, deadline: Instant) -> bool {
-        let mut flying = self.lock();
-        while flying.len() >= limit {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            flying = self.moved.wait_timeout(flying, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
     }
 
     /// The session is over: nobody will acknowledge these any more.
@@ -183,6 +174,6 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         flight.sent(receipt(1));
         assert!(answers.join().unwrap().is_ok());
-        assert!(flight.wait_below(1, Instant::now()));
+        assert_eq!(flight.len(), 0);
     }
 }

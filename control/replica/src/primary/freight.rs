@@ -4,7 +4,7 @@ use super::flight::Receipt;
 use super::{News, Primary};
 use crate::checkpoint::{Checkpoint, Pages, Ram, RamDigest};
 use crate::link::bulk::BulkWriter;
-use crate::link::dial::Wire;
+use crate::link::wire::Wire;
 use std::sync::mpsc;
 
 /// Something to send.

@@ -2,11 +2,11 @@
 //! and the plane's lcores poll. When either is gone for certain, the standby is told: it need not wait.
 
 use super::{News, Primary};
-use crate::link::dial::Sender;
 use crate::link::message::{Beat, Up};
+use crate::link::wire::Sender;
 use crate::plane::{Pulse, monotonic_ns};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Beats from one guard report to the next.
 const GUARD_EVERY: u64 = 2;
@@ -61,7 +61,9 @@ fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     let dead_after = primary.args.link.dead_after;
     match primary.vm.look(dead_after / 2) {
         Some(Ok(_)) => {}
-        Some(Err(error)) if primary.vm.is_gone() => return fenced(primary, &format!("QEMU has ended: {error}")),
+        Some(Err(error)) if primary.vm.is_gone() => {
+            return fenced(primary, &format!("QEMU has ended: {error}"));
+        }
         Some(Err(_)) => return Life::Unknown,
         // Inside a checkpoint: it may take longer than an answer does.
         None if primary.vm.silent_for() < dead_after * 3 => {}
@@ -106,4 +108,3 @@ fn lives(
     let seq = primary.tenant().request(monotonic_ns());
     up.send(&Up::Beat(Beat { seq, renewal, qmp_answers: n, polls: pulse.polls, standby: None }))
 }
-

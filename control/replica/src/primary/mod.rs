@@ -133,8 +133,8 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
         let mut driving = vm.drive();
         let disks = DiskGuard::new(&mut driving, args.disks, args.disk_hook.as_deref())?;
         let taker = Taker::prepare(&mut driving, options);
-        let taker = driving.noting_take(taker).map_err(|e| e.to_string())?;
-        (disks, taker)
+        driving.answered();
+        (disks, taker.map_err(|e| e.to_string())?)
     };
     let (news, heard) = mpsc::channel();
     let chronicle = Chronicle::new("replicate", args.vm.json);
@@ -189,7 +189,9 @@ fn replicate(
             Err(session::NoSession::Superseded(reason)) => session::Over::Superseded(reason),
             Err(session::NoSession::Unreachable(reason)) => {
                 if told != reason {
-                    primary.chronicle.tell("unreachable", json!({ "standby": primary.args.to, "reason": reason }));
+                    primary
+                        .chronicle
+                        .tell("unreachable", json!({ "standby": primary.args.to, "reason": reason }));
                     told = reason;
                 }
                 session::wait_without(primary, heard, Duration::from_millis(200))

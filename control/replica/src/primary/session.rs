@@ -2,9 +2,8 @@
 
 use super::cycle::Cycle;
 use super::{News, Ordered, Primary, answers, freight, heart};
-use crate::link::LinkError;
 use crate::link::dial::{Dial, Dialed};
-use crate::link::message::Role;
+use crate::link::message::{Role, Welcome};
 use crate::link::socket::Patience;
 use crate::link::tls::{Keys, TlsFiles};
 use std::sync::atomic::AtomicBool;
@@ -75,10 +74,12 @@ pub fn open(primary: &Primary) -> Result<Dialed, NoSession> {
         keys,
         patience: patience(link),
     };
-    dial.standby().map_err(|error| match error {
-        LinkError::Superseded(reason) => NoSession::Superseded(reason),
-        other => NoSession::Unreachable(other.to_string()),
-    })
+    let dialed = dial.standby().map_err(|error| NoSession::Unreachable(error.to_string()))?;
+    if dialed.welcome.taken_over {
+        let Welcome { node, .. } = dialed.welcome;
+        return Err(NoSession::Superseded(format!("{node} has taken over guest {}", primary.plane.guest())));
+    }
+    Ok(dialed)
 }
 
 /// Runs it to its end.
@@ -102,7 +103,8 @@ pub fn run(primary: &Primary, heard: &mpsc::Receiver<News>, cycle: &mut Cycle<'_
     primary.flight.clear();
     cycle.session_over();
     // What the ended threads still had to say concerns a session that is over; what a person ordered does not.
-    let orders: Vec<News> = heard.try_iter().filter(|news| matches!(news, News::Ordered(_) | News::Gone(_))).collect();
+    let orders: Vec<News> =
+        heard.try_iter().filter(|news| matches!(news, News::Ordered(_) | News::Gone(_))).collect();
     orders.into_iter().for_each(|news| primary.tell(news));
     over
 }

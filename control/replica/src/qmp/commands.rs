@@ -1,11 +1,16 @@
 //! The commands that replication needs, with their answers as types.
 
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::{Qmp, QmpError};
+
+/// How often a migration is asked for whose event does not come.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How often the VM's state is asked for: it follows within microseconds.
+const STATE_EVERY: Duration = Duration::from_micros(200);
 
 /// What QEMU says of the VM (`query-status`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub struct Migration {
     pub status: MigrationStatus,
     /// QEMU's reason for a failure, when it gives one.
     pub reason: Option<String>,
+    /// What in this VM cannot be sent at all, in QEMU's words.
+    pub blocked: Vec<String>,
 }
 
 /// A drive (`query-block`).
@@ -185,12 +192,51 @@ impl Qmp {
         self.execute("migrate-incoming", json!({ "uri": uri })).map(drop)
     }
 
+    /// Waits until the migration that was begun has ended, by the event `MIGRATION` and, should that be lost, by
+    /// asking. `None` at the deadline.
+    pub fn wait_migration(&mut self, deadline: Instant) -> Result<Option<Migration>, QmpError> {
+        loop {
+            let look = deadline.min(Instant::now() + ASK_EVERY);
+            let event = self.wait_event(look, |event| event.name == "MIGRATION")?;
+            if let Some(event) = event {
+                let status = MigrationStatus::named(event.data["status"].as_str().unwrap_or(""));
+                if status == MigrationStatus::Underway {
+                    continue;
+                }
+                if status == MigrationStatus::Completed {
+                    return Ok(Some(Migration { status, reason: None, blocked: Vec::new() }));
+                }
+            } else if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            let migration = self.migration()?;
+            if migration.status != MigrationStatus::Underway {
+                return Ok(Some(migration));
+            }
+        }
+    }
+
+    /// Waits until the VM is in one of these states; the state it is in, which is another one at the deadline.
+    pub fn wait_state(&mut self, wanted: &[RunState], deadline: Instant) -> Result<RunState, QmpError> {
+        loop {
+            let state = self.status()?;
+            if wanted.contains(&state) || Instant::now() >= deadline {
+                return Ok(state);
+            }
+            std::thread::sleep(STATE_EVERY);
+        }
+    }
+
     /// Where the migration is.
     pub fn migration(&mut self) -> Result<Migration, QmpError> {
         let answer = self.execute("query-migrate", json!({}))?;
         Ok(Migration {
             status: MigrationStatus::named(answer["status"].as_str().unwrap_or("none")),
             reason: answer["error-desc"].as_str().map(str::to_owned),
+            blocked: answer["blocked-reasons"]
+                .as_array()
+                .map(|reasons| reasons.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+                .unwrap_or_default(),
         })
     }
 

@@ -107,7 +107,10 @@ mod tests {
         assert_eq!(cause(Decide::Standby, &dead()), Some(Cause::Silence { ns: 100 * MS }));
         let alive = Sight { silent_ns: Some(99 * MS), ..dead() };
         assert_eq!(cause(Decide::Standby, &alive), None);
-        assert_eq!(cause(Decide::Standby, &Sight { link_ended: true, ..alive.clone() }), Some(Cause::LinkEnded));
+        assert_eq!(
+            cause(Decide::Standby, &Sight { link_ended: true, ..alive.clone() }),
+            Some(Cause::LinkEnded)
+        );
         let gone = Sight { surrender: Some("QEMU ended".into()), ..alive };
         assert!(matches!(cause(Decide::Standby, &gone), Some(Cause::Surrender { .. })));
         assert_eq!(cause(Decide::Manager, &gone), None, "a manager is asked");
@@ -124,7 +127,11 @@ mod tests {
             assert_eq!(cause(Decide::Standby, &sight), None, "{sight:?}");
         }
         let order = Some(Order { primary_is_off: true });
-        assert_eq!(cause(Decide::Standby, &Sight { holds: false, order, ..dead() }), None, "an order loads nothing");
+        assert_eq!(
+            cause(Decide::Standby, &Sight { holds: false, order, ..dead() }),
+            None,
+            "an order loads nothing"
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::{Standby, grants};
 use crate::lease::Answer;
 use crate::link::LinkError;
-use crate::link::dial::Receiver;
 use crate::link::message::{Beat, Down, Up};
+use crate::link::wire::Receiver;
 use crate::plane::monotonic_ns;
 use serde_json::json;
 

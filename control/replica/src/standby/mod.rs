@@ -14,10 +14,11 @@ use crate::checkpoint::{Image, ImageState};
 use crate::chronicle::Chronicle;
 use crate::lease::{Former, Landlord, Terms};
 use crate::link::bulk::BulkLimits;
-use crate::link::dial::{self, Sender};
+use crate::link::dial;
 use crate::link::listen::{Accepted, Listen, Peers, State};
 use crate::link::message::{Down, Hello, Newest, Role};
 use crate::link::socket::Stopper;
+use crate::link::wire::Sender;
 use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{keys, node, patience};
@@ -149,7 +150,9 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         let mut driving = vm.drive();
         Image::prepare(&mut driving, false).map_err(|e| e.to_string())?
     };
-    let ram_pages = image.ram_bytes().map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
+    let ram_pages = image
+        .ram_bytes()
+        .map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
     let terms = Terms {
         term_ms: u64::try_from(args.term.as_millis()).unwrap_or(u64::MAX).max(1),
         ..Terms::default()
@@ -218,20 +221,23 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
 /// What a primary that dials is told.
 fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
     if hello.guest != standby.plane.guest() {
-        return Err(format!("this is the standby of guest {}, not of {}", standby.plane.guest(), hello.guest));
+        return Err(format!(
+            "this is the standby of guest {}, not of {}",
+            standby.plane.guest(),
+            hello.guest
+        ));
     }
     if hello.role != Role::Primary {
         return Err("a standby is dialed by a primary".into());
-    }
-    if standby.promoted.load(Relaxed) {
-        return Err(format!("{}the standby has taken over guest {}", crate::link::SUPERSEDED, hello.guest));
     }
     let landlord = standby.landlord();
     let image = standby.image();
     let holds = matches!(image.state(), ImageState::Holding | ImageState::Applying);
     let newest = image.newest().filter(|_| holds).map(|id| Newest { id, digest: image.digest() });
     let not_ready = (!standby.able.load(Relaxed)).then(|| "its QEMU or its plane does not answer".to_owned());
-    Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready })
+    // From the decision on: the primary that comes back must not go on, whatever becomes of the promotion.
+    let taken_over = standby.promoting.load(Relaxed);
+    Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready, taken_over })
 }
 
 /// Takes a session up. The one before has been stopped by the listener.

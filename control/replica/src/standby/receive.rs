@@ -6,8 +6,8 @@ use crate::checkpoint::ImageState;
 use crate::chronicle::ms;
 use crate::link::LinkError;
 use crate::link::bulk::{BulkReader, Carried};
-use crate::link::dial::Wire;
 use crate::link::message::Down;
+use crate::link::wire::Wire;
 use serde_json::json;
 use std::time::Duration;
 

@@ -1,1 +1,0 @@
-//! Which pages changed, asked of the kernel.

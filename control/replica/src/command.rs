@@ -1,0 +1,127 @@
+//! What each command of replication does, and how it ends: 0 done, 1 failed, 2 wrong use.
+
+use crate::orders::Orders;
+use crate::{primary, standby};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tidegate_control::cli::{DONE, DeskArgs, FAILED, FailoverArgs, ReplicationCommand, say_error};
+use tidegate_control::client::{Client, ClientError};
+use tidegate_control::protocol::Failure;
+
+/// Where a process of either kind is asked when nothing else is said.
+const DESKS: [&str; 2] = ["/run/tidegate/replicate.sock", "/run/tidegate/standby.sock"];
+
+/// Does it.
+pub fn execute(command: ReplicationCommand) -> ExitCode {
+    let json = json(&command);
+    let result = match command {
+        ReplicationCommand::Replicate(args) => {
+            Orders::listen().and_then(|orders| match primary::run(*args, &orders)? {
+                primary::End::Stopped => Ok(()),
+                primary::End::Failed(reason) => Err(reason),
+            })
+        }
+        ReplicationCommand::Standby(args) => {
+            Orders::listen().and_then(|orders| match standby::run(*args, &orders)? {
+                standby::End::Stopped(_) => Ok(()),
+                standby::End::Failed(reason) => Err(reason),
+            })
+        }
+        ReplicationCommand::Failover(args) => return ended(failover(&args), args.json),
+        ReplicationCommand::Replication(args) => return ended(replication(&args), args.json),
+        ReplicationCommand::Certs(_) | ReplicationCommand::Witness(_) => Err("not merged yet".into()),
+        ReplicationCommand::Observe(args) => crate::observe::run(args),
+    };
+    ended(result.map_err(|what| ClientError::Refused(Failure::new("failed", what))), json)
+}
+
+fn json(command: &ReplicationCommand) -> bool {
+    match command {
+        ReplicationCommand::Replicate(args) => args.vm.json,
+        ReplicationCommand::Standby(args) => args.vm.json,
+        ReplicationCommand::Failover(args) => args.json,
+        ReplicationCommand::Replication(args) => args.json,
+        ReplicationCommand::Certs(args) => args.json,
+        ReplicationCommand::Witness(args) => args.json,
+        ReplicationCommand::Observe(args) => args.vm.json,
+    }
+}
+
+fn ended(result: Result<(), ClientError>, as_json: bool) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::from(DONE),
+        Err(error) => {
+            if as_json {
+                let _ = writeln!(std::io::stdout(), "{}", json!({ "error": error.failure() }));
+            }
+            say_error(&error.failure().desc);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn failover(args: &FailoverArgs) -> Result<(), ClientError> {
+    let mut client = Client::connect(&args.desk)?;
+    let told = client.execute("failover", json!({ "primary_is_off": args.primary_is_off }))?;
+    if args.json {
+        let _ = writeln!(std::io::stdout(), "{told}");
+    } else {
+        let _ = writeln!(
+            std::io::stdout(),
+            "guest {} runs here now, from the checkpoint of epoch {}",
+            text(&told["guest"]),
+            told["newest"]["epoch"]
+        );
+    }
+    Ok(())
+}
+
+fn replication(args: &DeskArgs) -> Result<(), ClientError> {
+    let desks: Vec<PathBuf> = match &args.desk {
+        Some(desk) => vec![desk.clone()],
+        None => DESKS.map(PathBuf::from).into(),
+    };
+    let mut told = Vec::new();
+    let mut problem = None;
+    for desk in &desks {
+        match Client::connect(desk).and_then(|mut client| client.execute("status", json!({}))) {
+            Ok(status) => told.push(status),
+            Err(error) => problem = problem.or(Some(error)),
+        }
+    }
+    if let (true, Some(problem)) = (told.is_empty(), problem) {
+        return Err(problem);
+    }
+    for status in &told {
+        let line = if args.json { status.to_string() } else { lines(status) };
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+/// A status for people: a key a line, what is nested behind dots, what is unknown left out.
+fn lines(status: &Value) -> String {
+    let mut lines = Vec::new();
+    flatten("", status, &mut lines);
+    lines.join("\n")
+}
+
+fn flatten(prefix: &str, value: &Value, lines: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&name, value, lines);
+            }
+        }
+        Value::Null => {}
+        Value::String(text) => lines.push(format!("{prefix:<36}{text}")),
+        other => lines.push(format!("{prefix:<36}{other}")),
+    }
+}
