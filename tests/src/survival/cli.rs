@@ -8,7 +8,6 @@ use clap::{Parser, ValueEnum};
 
 use super::blow::plan;
 use super::host::{Setting, Snapshot};
-use super::interrupt;
 use super::network::Network;
 use super::outcome::Outcome;
 use super::replication::Means;
@@ -65,8 +64,7 @@ pub enum By {
 
 /// Runs it.
 pub fn main(args: &Args) -> ExitCode {
-    let outcome = interrupt::note().and_then(|()| survive(args, &|line| println!("{line}")));
-    match outcome {
+    match survive(args, &|line| println!("{line}")) {
         Ok(report) => {
             let faults = report.faults();
             if args.json {

@@ -16,6 +16,8 @@ pub const TELLER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ip
 pub const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
 /// How often a blocked read looks whether it shall end.
 const LOOK: Duration = Duration::from_millis(100);
+/// From an answer to the next request: a guest that holds nothing would answer thousands a second.
+const REST: Duration = Duration::from_millis(10);
 /// Every so many transactions the newest is asked for again.
 const AGAIN_EVERY: u64 = 4;
 
@@ -127,6 +129,7 @@ impl Work {
             {
                 self.ask(&stream, &mut lines, again)?;
             }
+            std::thread::sleep(REST);
             if self.ends() || self.habit == Habit::Renews {
                 return Ok(());
             }

@@ -60,6 +60,7 @@ impl Hand {
             // Its victims end it: no wonder.
             let _ = work.run();
         });
+        // It greets when its machine is made.
         let (backup, control) = (b.guest.monitor()?, b.plane.control()?);
         Ok(Hand { shared, backup, control, memory: b.guest.memory().to_owned(), slots })
     }

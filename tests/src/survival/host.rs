@@ -27,6 +27,10 @@ const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 \
                      tg.teller=tcp=10.9.0.2:5100,sip=10.9.0.2:5070,media=6400,marks=10.9.0.1:9700";
 
+/// Waits for the teller and both iperf3s.
+const LISTENS: &str =
+    "for port in 5100 5201 5202; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
+
 /// What one side of a trial is started with.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting<'a> {
@@ -57,15 +61,16 @@ impl Plane {
         let running = Program::new(setting.tidegate)
             .args("run --config")
             .arg(file.display().to_string())
-            .inside(&network.hosts)
+            .inside(&network.hosts[side])
             .start(&scratch, "plane")?;
         Ok(Plane { running, runtime: Path::new("/var/run/dpdk").join(prefix), scratch })
     }
 
     fn wait_until_up(&mut self) -> Result<()> {
-        let control = self.control_socket();
+        // The control socket is there before the ports are.
+        let (control, guest) = (self.control_socket(), self.scratch.file("vhost.sock"));
         let up = wait_until(STARTS_WITHIN, Duration::from_millis(5), || {
-            UnixStream::connect(&control).is_ok() || self.running.ended().is_some()
+            (guest.exists() && UnixStream::connect(&control).is_ok()) || self.running.ended().is_some()
         });
         if !up || self.running.ended().is_some() {
             return Err(self.running.failure("did not start"));
@@ -127,6 +132,8 @@ impl Host {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        // What is started in the background may not listen yet.
+        host.guest.command(LISTENS, BOOTS_WITHIN)?;
         Ok(host)
     }
 
@@ -198,8 +205,9 @@ impl Snapshot {
 
     /// Lets a host's waiting QEMU run it.
     pub fn run(&self, host: &Host) -> Result<()> {
-        copy_memory(&self.files.file("memory"), host.guest.memory())?;
+        // QEMU greets when its machine is made: what that writes to memory is overwritten here.
         let mut qmp = host.guest.second_monitor()?;
+        copy_memory(&self.files.file("memory"), host.guest.memory())?;
         load(&mut qmp, &self.files.file("devices"))?;
         qmp.resume()
     }

@@ -12,7 +12,6 @@ pub mod cli;
 pub mod client;
 pub mod hand;
 pub mod host;
-pub mod interrupt;
 pub mod mark;
 pub mod network;
 pub mod outcome;

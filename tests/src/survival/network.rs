@@ -1,11 +1,13 @@
 //! Two hosts' wires at one bridge, and the peer behind it.
 //!
 //! ```text
-//! hosts (a namespace)                        outside (a namespace)
-//!   replicate --127.0.0.1--> standby           br0 10.9.0.1: clients, iperf3, sipp
-//!   plane A -- wire0 ========== veth ========== port0 --+
-//!   plane B -- wire1 ========== veth ========== port1 --+
+//! hosts[0]: plane A -- wire0 ==== veth ==== port0 --+   outside: br0 10.9.0.1: clients, iperf3, sipp
+//!   replicate --127.0.0.1--> standby                  |
+//! hosts[1]: plane B -- wire1 ==== veth ==== port1 --+
 //! ```
+//! Each plane has a namespace of its own: the number by which a packet socket shares its frames (pid and interface
+//! mixed) can be the same for two.
+//!
 //! The bridge learns addresses and speaks no spanning tree: until the promoted guest is heard, frames for it go to the
 //! dead one.
 
@@ -18,8 +20,8 @@ const PEER: &str = "10.9.0.1/24";
 
 /// See the module's head.
 pub struct Network {
-    /// Where planes and replication run.
-    pub hosts: Namespace,
+    /// Where the planes run; the link of the replication is the first one's loopback.
+    pub hosts: [Namespace; 2],
     /// Where the peer is.
     pub outside: Namespace,
 }
@@ -27,7 +29,7 @@ pub struct Network {
 /// A host's number: 0 for the one that dies, 1 for the one that takes over.
 pub type Side = usize;
 
-/// The interface that is a host's wire port, inside [`Network::hosts`].
+/// The interface that is a host's wire port, in its namespace.
 pub fn wire(side: Side) -> String {
     format!("wire{side}")
 }
@@ -40,13 +42,13 @@ pub fn port(side: Side) -> String {
 impl Network {
     /// Makes it.
     pub fn new() -> Result<Network> {
-        let network = Network { hosts: Namespace::bare()?, outside: Namespace::bare()? };
+        let network = Network { hosts: [Namespace::bare()?, Namespace::bare()?], outside: Namespace::bare()? };
         let (hosts, outside) = (&network.hosts, &network.outside);
         // A fixed address: guests that are restored know it.
         outside.run("ip link add br0 address 52:54:00:09:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
         quiet(outside, "br0")?;
         for side in [0, 1] {
-            let (wire, port) = (wire(side), port(side));
+            let (hosts, wire, port) = (&hosts[side], wire(side), port(side));
             run(&format!(
                 "ip link add {wire} netns {} type veth peer name {port} netns {}",
                 hosts.name(),

@@ -127,7 +127,7 @@ impl Replication {
 
 /// A loopback port of the hosts that nobody listens at.
 fn free_address(network: &Network) -> Result<SocketAddr> {
-    network.hosts.enter(|| {
+    network.hosts[0].enter(|| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context(|| "no port is free".to_owned())?;
         listener.local_addr().context(|| "a listener without an address".to_owned())
     })
@@ -147,14 +147,14 @@ impl Programs {
                 .arg("--desk")
                 .arg(host.scratch().file("desk.sock").display().to_string())
                 .variable("TIDEGATE_STEPS", "1")
-                .inside(&network.hosts)
+                .inside(&network.hosts[0])
         };
         let (standby, told) =
             program("standby", b).args(&format!("--listen {listen}")).start_telling(b.scratch(), "standby")?;
         let backup = Telling::read(told);
         let (relay, to) = match victim.filter(|victim| victim.needs_relay()) {
             Some(_) => {
-                let (relay, to) = Relay::open(&network.hosts, listen)?;
+                let (relay, to) = Relay::open(&network.hosts[0], listen)?;
                 (Some(relay), to)
             }
             None => (None, listen),

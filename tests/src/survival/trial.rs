@@ -10,7 +10,6 @@ use super::blow::{ANY_MOMENT, Blow, Hammer, Struck, signal_all};
 use super::call::Call;
 use super::client::{Client, GOES_ON_WITHIN, Habit};
 use super::host::{Host, Setting, Snapshot};
-use super::interrupt;
 use super::network::{Network, port};
 use super::outcome::Outcome;
 use super::replication::{Means, Replication};
@@ -109,7 +108,6 @@ impl Traffic {
     fn goes_on(&mut self, since: &Mark, within: Duration) -> Result<Option<String>> {
         let deadline = Instant::now() + within;
         loop {
-            interrupt::check()?;
             let stands = self.stands(since);
             if stands.is_none() || Instant::now() >= deadline {
                 return Ok(stands);
@@ -245,7 +243,6 @@ fn strike(
     telling.at_step(blow.moment, Box::new(move || hammer.strike()));
     let deadline = Instant::now() + STEP_WITHIN;
     while !fallen() {
-        interrupt::check()?;
         if Instant::now() >= deadline
             && let Some(action) = telling.disarm()
         {
@@ -276,7 +273,6 @@ fn quiet(
 ) -> Result<()> {
     let mut since = traffic.mark();
     while Instant::now() < until {
-        interrupt::check()?;
         replication.alive()?;
         std::thread::sleep(Duration::from_secs(1).min(until.saturating_duration_since(Instant::now())));
         // The call ends in time; everything else must always go on.
