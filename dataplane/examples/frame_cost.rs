@@ -160,7 +160,7 @@ fn measured(classifier: &mut Classifier, burst: &[Bytes], work: Work, now: u64) 
             }
         }
     }
-    media.into_iter().flatten().for_each(|media| classifier.departed(media, now));
+    classifier.departed(media.into_iter().flatten(), now);
     let_go
 }
 

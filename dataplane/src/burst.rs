@@ -40,15 +40,32 @@ impl<F> Burst<F> {
 
     /// Adds a frame at the end; gives it back when there is no room.
     pub fn push(&mut self, frame: F) -> Result<(), F> {
-        if self.end == BURST {
-            if self.first == 0 {
-                return Err(frame);
-            }
-            self.compact();
+        let frame = match self.push_in_place(frame) {
+            Ok(_) => return Ok(()),
+            Err(frame) if self.first == 0 => return Err(frame),
+            Err(frame) => frame,
+        };
+        self.compact();
+        self.push_in_place(frame).map(|_| ())
+    }
+
+    /// The same, but never moves the others. Returns its slot.
+    #[inline(always)]
+    pub(crate) fn push_in_place(&mut self, frame: F) -> Result<usize, F> {
+        let at = self.end;
+        match self.slots.get_mut(at) {
+            // What is not queued is `None`: nothing is dropped here.
+            Some(slot) => *slot = Some(frame),
+            None => return Err(frame),
         }
-        self.slots[self.end] = Some(frame);
-        self.end += 1;
-        Ok(())
+        self.end = at + 1;
+        Ok(at)
+    }
+
+    /// The slot of the oldest frame: for what goes along with the frames.
+    #[inline(always)]
+    pub(crate) const fn first(&self) -> usize {
+        self.first
     }
 
     /// Takes the oldest frame.
@@ -99,7 +116,9 @@ impl<F> Burst<F> {
         self.end += n;
     }
 
-    fn compact(&mut self) {
+    /// Moves the queued frames to the front.
+    #[cold]
+    pub(crate) fn compact(&mut self) {
         let queued = self.len();
         for to in 0..queued {
             self.slots[to] = self.slots[self.first + to].take();

@@ -16,11 +16,11 @@ use crate::ear::{Learned, Lesson};
 use crate::fragments::{Fate, Fragments};
 use crate::policy::{CompiledPolicy, PolicyName, RuleVerdict};
 use crate::port::Frame;
-use crate::rtp::{Aim, Sighting, Stage, Streams, Waiting};
+use crate::rtp::{Aim, Scout, Sighting, Stage, Streams, Waiting};
 use crate::streams::StreamTable;
 use crate::tsc::TscRate;
 use crate::udptl;
-use crate::wire::express::Express;
+use crate::wire::express::{Express, Plain};
 use crate::wire::rtp::{Packet, Rtp};
 use crate::wire::{Headers, Kind, arp, icmpv6, ipv6};
 use std::sync::Arc;
@@ -33,20 +33,21 @@ pub struct Classifier {
     fragments: Fragments,
 }
 
-/// A plain RTP packet, read the short way ahead of its turn: the lcore looks at all frames of a burst before it judges
-/// the first, so that it waits for memory once and not for each.
+/// What was seen of a frame ahead of its turn: the lcore looks at all frames of a burst before it judges the first, so
+/// that it waits for memory once and not for each.
 #[derive(Clone, Copy, Debug)]
-pub struct Ahead {
-    packet: Express,
-    aim: Aim,
+pub enum Ahead {
+    /// Nothing: it is for the long way, [`Classifier::judge`].
+    Any,
+    /// A plain TCP segment, see [`Classifier::tcp`].
+    Tcp,
+    /// A plain RTP packet, see [`Classifier::express`].
+    Rtp(Shot),
 }
 
-impl Ahead {
-    /// Bytes of the UDP datagram with its header.
-    pub fn udp_len(&self) -> usize {
-        self.packet.udp_len.into()
-    }
-}
+/// A plain RTP packet and its stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Shot(Aim);
 
 /// What a frame is, before rules and policy have their say.
 struct Sight {
@@ -54,6 +55,32 @@ struct Sight {
     /// What `realtime` says of it.
     realtime: Verdict,
     media: Option<Media>,
+}
+
+/// The first two steps of the short way, taken for all frames of a burst before the third is for any.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookout<'a>(Scout<'a>);
+
+impl Lookout<'_> {
+    /// What the frame is. [`Ahead::Any`] says nothing: [`Classifier::judge`] does.
+    #[inline(always)]
+    pub fn look(&self, head: &[u8], frame_len: u32) -> Ahead {
+        match Plain::read(head, frame_len) {
+            Some(Plain::Rtp(packet)) => self.0.aim(&packet).map_or(Ahead::Any, |aim| Ahead::Rtp(Shot(aim))),
+            Some(Plain::Tcp(_)) => Ahead::Tcp,
+            None => Ahead::Any,
+        }
+    }
+
+    /// The second: the stream of a packet is found.
+    #[inline(always)]
+    pub fn find(&self, ahead: &mut Ahead) {
+        if let Ahead::Rtp(Shot(aim)) = ahead
+            && !self.0.find(aim)
+        {
+            *ahead = Ahead::Any;
+        }
+    }
 }
 
 impl Sight {
@@ -110,51 +137,49 @@ impl Classifier {
     /// Judges a frame received at `now` (TSC).
     pub fn classify(&mut self, frame: &impl Frame, now: u64) -> Decision {
         let (head, len) = (frame.head(), frame.len());
-        let mut ahead = self.look_ahead(head, len);
-        self.find_ahead(&mut ahead);
-        if let Some(ahead) = ahead
-            && self.express(&ahead, now)
+        let lookout = self.lookout();
+        let mut ahead = lookout.map_or(Ahead::Any, |lookout| lookout.look(head, len));
+        if let Some(lookout) = lookout {
+            lookout.find(&mut ahead);
+        }
+        if let Ahead::Rtp(shot) = ahead
+            && let Some(packet) = Express::of(head)
+            && self.express(&shot, &packet, now)
         {
-            let media = Some(self.pass_express(&ahead, now));
+            let media = Some(self.pass_express(&shot, &packet, now));
             return Decision { verdict: Verdict::Bypass, class: Class::Rtp, media };
         }
         self.judge(&Headers::parse(head, len), head, len, now)
     }
 
-    /// The short way, for nearly all media: a frame that can be read at fixed places, of a stream that has nothing left
-    /// to prove, where no rule has a say. Its first step; no step but the last changes anything, and a `None` or a no
-    /// says nothing: [`Classifier::judge`] does.
+    /// The short way, for nearly all frames: those that can be read at fixed places, TCP or of a stream that has nothing
+    /// left to prove. `None` where rules have a say, or where media is held. No step but the last changes anything.
     #[inline(always)]
-    pub fn look_ahead(&self, head: &[u8], frame_len: u32) -> Option<Ahead> {
-        let packet = Express::read(head, frame_len)?;
-        if self.policy.has_rules() || !self.policy.passes_media() {
-            return None;
-        }
-        Some(Ahead { packet, aim: self.streams.aim(&packet) })
-    }
-
-    /// The second: its stream is found.
-    #[inline(always)]
-    pub fn find_ahead(&self, ahead: &mut Option<Ahead>) {
-        if let Some(found) = ahead
-            && !self.streams.find(&mut found.aim)
-        {
-            *ahead = None;
-        }
+    pub fn lookout(&self) -> Option<Lookout<'_>> {
+        let short = !self.policy.has_rules() && self.policy.passes_media();
+        short.then(|| Lookout(self.streams.scout()))
     }
 
     /// The third, when it is its turn: true if it may pass, after all that came before it.
     #[inline(always)]
-    pub fn express(&self, ahead: &Ahead, now: u64) -> bool {
-        self.streams.is_usual_express(&ahead.aim, &ahead.packet, now)
+    pub fn express(&self, Shot(aim): &Shot, packet: &Express<'_>, now: u64) -> bool {
+        self.streams.is_usual_express(aim, packet, packet.rtp().sequence, now)
     }
 
     /// The last: it passes.
     #[inline(always)]
-    pub fn pass_express(&mut self, ahead: &Ahead, now: u64) -> Media {
-        let rtp = &ahead.packet.rtp;
-        let stream = self.streams.note_usual(ahead.aim.index(), rtp, now);
+    pub fn pass_express(&mut self, Shot(aim): &Shot, packet: &Express<'_>, now: u64) -> Media {
+        let rtp = packet.rtp();
+        let stream = self.streams.note_usual(aim.index(), &rtp, now);
         Media { stream, sequence: rtp.sequence, timestamp: rtp.timestamp }
+    }
+
+    /// What becomes of TCP where no rule has a say.
+    #[inline(always)]
+    pub fn tcp(&self) -> Decision {
+        let passes = self.policy.name() == PolicyName::BypassAll;
+        let verdict = if passes { Verdict::Bypass } else { Verdict::Hold };
+        Decision { verdict, class: Class::Tcp, media: None }
     }
 
     /// The same as [`Classifier::classify`] of a frame of `frame_len` bytes whose first segment is `head` and whose headers were
@@ -165,11 +190,7 @@ impl Classifier {
             return self.judge_by_rules(headers, head, frame_len, now);
         }
         let sight = match headers.kind {
-            Kind::Tcp => {
-                let passes = self.policy.name() == PolicyName::BypassAll;
-                let verdict = if passes { Verdict::Bypass } else { Verdict::Hold };
-                return Decision { verdict, class: Class::Tcp, media: None };
-            }
+            Kind::Tcp => return self.tcp(),
             Kind::Udp => match self.read_udp(headers, head) {
                 Packet::Rtp(rtp) => match self.streams.see_usual(headers, &rtp, now) {
                     Some(stream) if self.policy.passes_media() => {
@@ -358,9 +379,9 @@ impl Classifier {
         self.streams.take_waiting(stream)
     }
 
-    /// A packet left to the wire at `now`, however long it was held.
+    /// These packets left to the wire at `now`, however long they were held.
     #[inline]
-    pub fn departed(&mut self, media: Media, now: u64) {
+    pub fn departed(&mut self, media: impl Iterator<Item = Media>, now: u64) {
         self.streams.departed(media, now);
     }
 

@@ -22,33 +22,123 @@ pub struct Leaving {
     pub received_tsc: u64,
     /// Set for RTP of a known stream.
     pub media: Option<Media>,
-    /// Bytes, without FCS.
-    pub len: u32,
     /// What it is.
     pub class: Class,
+}
+
+/// Stamp, and when the burst was taken from the guest.
+type Age = (u64, u64);
+
+impl Leaving {
+    #[inline(always)]
+    fn parts(self) -> (Note, Age, Class) {
+        let Leaving { epoch, received_tsc, media, class } = self;
+        (media.into(), (epoch, received_tsc), class)
+    }
+
+    /// Of a packet's stream and timestamp, its number and the rest.
+    fn whole((stream, timestamp): (u32, u32), sequence: u16, age: Age, class: Class) -> Leaving {
+        let media = Note { stream, timestamp, sequence }.into();
+        Leaving { epoch: age.0, received_tsc: age.1, media, class }
+    }
 }
 
 impl<F> From<&Held<F>> for Leaving {
     #[inline(always)]
     fn from(held: &Held<F>) -> Leaving {
-        let &Held { epoch, received_tsc, media, len, class, .. } = held;
-        Leaving { epoch, received_tsc, media, len, class }
+        let &Held { epoch, received_tsc, media, class, .. } = held;
+        Leaving { epoch, received_tsc, media, class }
     }
 }
 
-const NOTHING: Leaving = Leaving { epoch: 0, received_tsc: 0, media: None, len: 0, class: Class::Other };
+/// Frames one behind the other that share class, age and epoch: noted and counted together.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Their stamp.
+    pub epoch: u64,
+    /// When their burst was taken from the guest, TSC.
+    pub received_tsc: u64,
+    frames: u64,
+    /// What they are.
+    pub class: Class,
+}
+
+const NO_RUN: Run = Run { epoch: 0, received_tsc: 0, frames: 0, class: Class::Other };
+
+/// What the quality of a stream needs of a packet, in a stage; stream 0 for what is no media.
+#[derive(Clone, Copy, Debug, Default)]
+struct Note {
+    stream: u32,
+    timestamp: u32,
+    sequence: u16,
+}
+
+impl From<Option<Media>> for Note {
+    #[inline(always)]
+    fn from(media: Option<Media>) -> Note {
+        media.map_or(Note::default(), |Media { stream, sequence, timestamp }| Note {
+            stream: stream.0,
+            timestamp,
+            sequence,
+        })
+    }
+}
+
+impl From<Note> for Option<Media> {
+    #[inline(always)]
+    fn from(note: Note) -> Option<Media> {
+        let Note { stream, timestamp, sequence } = note;
+        (stream != 0).then_some(Media { stream: StreamRef(stream), sequence, timestamp })
+    }
+}
+
+/// What has left a [`Stage`].
+#[derive(Debug)]
+pub struct Gone<'a> {
+    notes: &'a [Note],
+    runs: &'a [Run],
+}
+
+impl<'a> Gone<'a> {
+    /// Its packets of RTP of known streams.
+    #[inline(always)]
+    pub fn media(&self) -> impl Iterator<Item = Media> {
+        self.notes.iter().filter_map(|note| (*note).into())
+    }
+
+    /// Its runs, and how many frames of each have left.
+    #[inline(always)]
+    pub fn runs(&self) -> impl Iterator<Item = (&'a Run, u64)> {
+        let mut left = self.notes.len() as u64;
+        self.runs.iter().map_while(move |run| {
+            let frames = run.frames.min(left);
+            left -= frames;
+            (frames > 0).then_some((run, frames))
+        })
+    }
+}
 
 /// A burst about to be sent, and what is known of its frames, in the same order.
 #[derive(Debug)]
 pub struct Stage<F> {
     burst: Burst<F>,
-    about: [Leaving; BURST],
-    first: usize,
+    /// In the slots of their frames in `burst`.
+    notes: [Note; BURST],
+    /// All but the last have frames, and that one too if there is any.
+    runs: [Run; BURST],
+    first_run: usize,
+    last_run: usize,
 }
 
 impl<F> Stage<F> {
     const fn new() -> Self {
-        Self { burst: Burst::new(), about: [NOTHING; BURST], first: 0 }
+        Self {
+            burst: Burst::new(),
+            notes: [Note { stream: 0, timestamp: 0, sequence: 0 }; BURST],
+            runs: [NO_RUN; BURST],
+            first_run: 0,
+            last_run: 0,
+        }
     }
 
     /// Frames in it.
@@ -61,36 +151,91 @@ impl<F> Stage<F> {
         self.burst.is_empty()
     }
 
-    /// What is known of its frames, oldest first.
-    pub fn about(&self) -> &[Leaving] {
-        &self.about[self.first..self.first + self.burst.len()]
+    /// Its frames by what they have in common, oldest first.
+    fn runs(&self) -> &[Run] {
+        &self.runs[self.first_run..=self.last_run]
     }
 
     /// Appends, or gives back when full.
     #[inline(always)]
-    fn push(&mut self, frame: F, about: Leaving) -> Result<(), (F, Leaving)> {
-        let mut at = self.first + self.burst.len();
-        if at == BURST {
-            if self.first == 0 {
-                return Err((frame, about));
+    fn push(&mut self, frame: F, about: Leaving) -> Result<(), F> {
+        let (note, (epoch, received_tsc), class) = about.parts();
+        match self.burst.push_in_place(frame) {
+            Ok(at) => {
+                self.notes[at] = note;
+                let run = &mut self.runs[self.last_run % BURST];
+                if run.class == class && run.received_tsc == received_tsc && run.epoch == epoch {
+                    run.frames += 1;
+                } else {
+                    self.begin_run(epoch, received_tsc, class);
+                }
+                Ok(())
             }
-            self.about.copy_within(self.first.., 0);
-            at -= self.first;
-            self.first = 0;
+            Err(frame) => self.push_at_the_end(
+                frame,
+                (note.stream, note.timestamp),
+                note.sequence,
+                (epoch, received_tsc),
+                class,
+            ),
         }
-        self.about[at] = about;
-        self.burst.push(frame).map_err(|frame| (frame, about))
     }
 
+    /// There are never more runs than frames, and room for a frame was made before.
+    #[inline(never)]
+    fn begin_run(&mut self, epoch: u64, received_tsc: u64, class: Class) {
+        if self.runs[self.last_run].frames > 0 {
+            self.last_run += 1;
+        }
+        self.runs[self.last_run] = Run { epoch, received_tsc, frames: 1, class };
+    }
+
+    /// Appends when only the slots of frames that have left are free, if there are any. What is known of the frame comes
+    /// in parts that fit in registers.
+    #[cold]
+    fn push_at_the_end(
+        &mut self,
+        frame: F,
+        packet: (u32, u32),
+        sequence: u16,
+        age: Age,
+        class: Class,
+    ) -> Result<(), F> {
+        if self.burst.is_full() {
+            return Err(frame);
+        }
+        self.notes.copy_within(self.burst.first().., 0);
+        self.burst.compact();
+        self.runs.copy_within(self.first_run..=self.last_run, 0);
+        (self.first_run, self.last_run) = (0, self.last_run - self.first_run);
+        self.push(frame, Leaving::whole(packet, sequence, age, class))
+    }
+
+    /// The front `n` have left the burst.
+    #[inline]
     fn gone(&mut self, n: usize) {
-        self.first = if self.burst.is_empty() { 0 } else { self.first + n };
+        if self.burst.is_empty() {
+            (self.first_run, self.last_run) = (0, 0);
+            self.runs[0].frames = 0;
+            return;
+        }
+        let mut left = n as u64;
+        while left > 0 {
+            let run = &mut self.runs[self.first_run];
+            let frames = run.frames.min(left);
+            run.frames -= frames;
+            left -= frames;
+            // The burst is not empty, so there is a run behind this one.
+            self.first_run += usize::from(run.frames == 0);
+        }
     }
 
     fn pop(&mut self) -> Option<(F, Leaving)> {
-        let about = *self.about().first()?;
+        let media = (*self.notes.get(self.burst.first())?).into();
         let frame = self.burst.pop()?;
+        let Run { epoch, received_tsc, class, .. } = self.runs[self.first_run];
         self.gone(1);
-        Some((frame, about))
+        Some((frame, Leaving { epoch, received_tsc, media, class }))
     }
 }
 
@@ -218,14 +363,21 @@ impl<F: Send + 'static> Egress<F> {
 
     /// Queues a bypassed frame; gives it back when the wire has taken nothing for too long.
     #[inline(always)]
-    pub fn bypass(&mut self, frame: F, about: Leaving) -> Result<(), (F, Leaving)> {
-        if self.backlog.is_empty() {
-            match self.bypass.push(frame, about) {
-                Ok(()) => return Ok(()),
-                Err(full) => return self.backlog.push(full),
+    pub fn bypass(&mut self, frame: F, about: Leaving) -> Result<(), F> {
+        let staged = if self.backlog.is_empty() { self.bypass.push(frame, about) } else { Err(frame) };
+        match staged {
+            Ok(()) => Ok(()),
+            Err(frame) => {
+                let (note, age, class) = about.parts();
+                self.wait(frame, (note.stream, note.timestamp), note.sequence, age, class)
             }
         }
-        self.backlog.push((frame, about))
+    }
+
+    /// Behind the stage. In parts, as there.
+    #[cold]
+    fn wait(&mut self, frame: F, packet: (u32, u32), sequence: u16, age: Age, class: Class) -> Result<(), F> {
+        self.backlog.push((frame, Leaving::whole(packet, sequence, age, class))).map_err(|(frame, _)| frame)
     }
 
     /// Moves the released frames of a stream, which a full wire keeps waiting, to those that bypass: what the stream
@@ -236,7 +388,7 @@ impl<F: Send + 'static> Egress<F> {
             let Some((frame, about)) = self.release.pop() else { return };
             let hastened = about.media.is_some_and(|media| media.stream == stream);
             let there = if hastened { self.bypass(frame, about) } else { self.release.push(frame, about) };
-            if let Err((_, about)) = there {
+            if there.is_err() {
                 full(&about);
             }
         }
@@ -244,10 +396,10 @@ impl<F: Send + 'static> Egress<F> {
 
     /// Stages a released frame; only called when [`Egress::release_room`] says so.
     #[inline]
-    pub fn release(&mut self, held: Held<F>, now: u64) -> Result<(), (F, Leaving)> {
+    pub fn release(&mut self, held: Held<F>, now: u64) -> Result<(), F> {
         let about = Leaving::from(&held);
         self.release.push(held.frame, about)?;
-        self.pace.spend(about.len, now);
+        self.pace.spend(held.len, now);
         Ok(())
     }
 
@@ -269,8 +421,10 @@ impl<F: Send + 'static> Egress<F> {
     /// Frames that wait here, by [`Class`].
     pub fn waiting(&self) -> [u64; Class::ALL.len()] {
         let mut waiting = [0; Class::ALL.len()];
-        let staged = self.bypass.about().iter().chain(self.release.about());
-        for about in staged.chain(self.backlog.iter().map(|(_, about)| about)) {
+        for run in self.bypass.runs().iter().chain(self.release.runs()) {
+            waiting[run.class as usize] += run.frames;
+        }
+        for (_, about) in self.backlog.iter() {
             waiting[about.class as usize] += 1;
         }
         waiting
@@ -301,14 +455,15 @@ pub fn send<P: Port>(
     wire: &mut P,
     now: u64,
     lease: u64,
-    see: impl FnOnce(&[Leaving]),
+    see: impl FnOnce(Gone<'_>),
 ) -> Sent {
     if now >= lease {
         return Sent::Fenced;
     }
+    let first = stage.burst.first();
     let n = wire.transmit(0, &mut stage.burst);
     if n > 0 {
-        see(&stage.about[stage.first..stage.first + n]);
+        see(Gone { notes: &stage.notes[first..first + n], runs: stage.runs() });
         stage.gone(n);
     }
     Sent::Frames(n)

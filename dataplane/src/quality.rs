@@ -122,7 +122,9 @@ impl Sent {
     pub fn set_unit(&self, unit: u32) {
         let change = self.version.open();
         self.unit.set(unit);
-        self.jitter.set(0);
+        // What was noted while it was unknown says nothing.
+        [&self.jitter, &self.lowest, &self.latest].into_iter().for_each(|half| half.set(0));
+        self.deviation.set(0);
         change.close();
     }
 
@@ -139,7 +141,7 @@ impl Sent {
     }
 
     /// A packet of the stream `mark` left at `now`. Another stream's packet is ignored.
-    #[inline]
+    #[inline(always)]
     pub fn departed(&self, mark: u32, sequence: u16, timestamp: u32, now: u64) {
         if self.version.mark() != mark {
             return;
@@ -194,31 +196,30 @@ impl Sent {
         self.departed.bump();
         self.window.set(window);
         self.timestamp.set(timestamp);
-        let delta = now.saturating_sub(self.last.get());
+        let delta = now.wrapping_sub(self.last.get()) as i64;
         self.last.set(now);
-        let gap = (delta >> GRAIN_BITS).min(u32::MAX as u64) as u32;
-        if gap > self.longest.get() {
-            self.longest.set(gap);
+        if delta >> GRAIN_BITS > self.longest.get() as i64 {
+            self.longest.set((delta >> GRAIN_BITS).min(u32::MAX as i64) as u32);
         }
-        let unit = self.unit.get();
-        let advance = timestamp.wrapping_sub(before) as i32;
-        if unit == 0 || advance.unsigned_abs() > MAX_ADVANCE {
+        let advance = timestamp.wrapping_sub(before);
+        if advance.wrapping_add(MAX_ADVANCE) > 2 * MAX_ADVANCE {
             return;
         }
-        // |advance| <= 2^24 and the unit is below 2^32: the product fits in 57 bits.
-        let expected = (advance as i64 * unit as i64) >> UNIT_BITS;
-        let late = (delta as i64).wrapping_sub(expected);
+        // |advance| <= 2^24 and the unit is below 2^32: the product fits in 57 bits. Without a clock the unit is 0, and
+        // what comes out is not shown.
+        let expected = (advance as i32 as i64 * self.unit.get() as i64) >> UNIT_BITS;
+        let late = delta.wrapping_sub(expected);
         // RFC 3550, A.8: J += (|D| - J) / 16, in sixteenths.
         let grains = (late.unsigned_abs() >> GRAIN_BITS).min(LATEST) as u32;
         let jitter = self.jitter.get();
         self.jitter.set(jitter - ((jitter + 8) >> 4) + grains);
         let deviation = (self.deviation.get() as i64).wrapping_add(late);
         self.deviation.set(deviation as u64);
-        let grains = (deviation >> GRAIN_BITS).clamp(i32::MIN as i64, i32::MAX as i64) as i32;
-        if grains < self.lowest.get() as i32 {
-            self.lowest.set(grains as u32);
-        } else if grains > self.latest.get() as i32 {
-            self.latest.set(grains as u32);
+        let grains = deviation >> GRAIN_BITS;
+        if grains < self.lowest.get() as i32 as i64 {
+            self.lowest.set(grains.max(i32::MIN as i64) as u32);
+        } else if grains > self.latest.get() as i32 as i64 {
+            self.latest.set(grains.min(i32::MAX as i64) as u32);
         }
     }
 
@@ -231,19 +232,22 @@ impl Sent {
             let grains_ns = |grains: u64| rate.ns(grains << GRAIN_BITS);
             let departed = self.departed.get();
             let span = self.last.get().saturating_sub(self.first.get());
-            let jitter_ticks = ((self.jitter.get() as u64) << GRAIN_BITS) as f64 / 16.0;
             let unit = self.unit.get() as f64 / (1 << UNIT_BITS) as f64;
+            let known = unit > 0.0;
+            let jitter = if known { self.jitter.get() as u64 } else { 0 };
+            let (lowest, latest) = if known { (self.lowest.get() as i32, self.latest.get()) } else { (0, 0) };
+            let jitter_ticks = (jitter << GRAIN_BITS) as f64 / 16.0;
             Quality {
                 departed,
                 lost: self.lost.get(),
                 reordered: self.reordered.get(),
                 duplicates: self.duplicates.get(),
                 jitter_ns: rate.ns(jitter_ticks as u64),
-                jitter_units: if unit == 0.0 { 0.0 } else { jitter_ticks / unit },
+                jitter_units: if known { jitter_ticks / unit } else { 0.0 },
                 delta_max_ns: grains_ns(self.longest.get() as u64),
                 delta_mean_ns: rate.ns(span.checked_div(departed.saturating_sub(1)).unwrap_or(0)),
-                early_max_ns: grains_ns((self.lowest.get() as i32).unsigned_abs() as u64),
-                late_max_ns: grains_ns(self.latest.get() as u64),
+                early_max_ns: grains_ns(lowest.unsigned_abs() as u64),
+                late_max_ns: grains_ns(latest as u64),
                 highest_sent: Some(self.highest.get()),
             }
         });

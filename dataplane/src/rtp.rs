@@ -28,7 +28,7 @@ mod run;
 mod track;
 mod trust;
 
-pub(crate) use aim::Aim;
+pub(crate) use aim::{Aim, Scout};
 pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
@@ -41,8 +41,10 @@ const RUN: u8 = 3;
 const RUN_AFTER_SET_UP: u8 = 2;
 /// A stream silent for so long must prove itself again, and may be displaced.
 pub const IDLE_NS: u64 = 30_000_000_000;
-/// Media never has a source port below (RFC 3551 leaves those to others; they are DNS, NTP, SNMP).
+/// Media has no source port below (RFC 3551 leaves those to others; they are DNS, NTP, SNMP) but one.
 const LOWEST_PORT: u16 = 1024;
+/// Relays and conference servers send from here, where firewalls let nothing else through.
+const SERVER_PORT: u16 = 443;
 
 const WAYS: usize = 8;
 /// Streams that began last and are looked at when signalling names their port.
@@ -117,6 +119,17 @@ impl Sighting<'_> {
     }
 }
 
+/// Where a stream would be: its set of `sets` (a power of two), and its tag there.
+#[inline(always)]
+fn place(sets: usize, address: [u64; 2], name: u64) -> (usize, u64) {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let of_address = (address[0].rotate_left(32) ^ address[1]).wrapping_mul(GOLDEN);
+    let of_all = ((name >> 16) ^ of_address) as u128 * GOLDEN as u128;
+    // The middle of the product: every bit of the key has a say in it.
+    let set = (of_all >> 64) as usize & sets.wrapping_sub(1);
+    (set, (name & !0xffff) | (of_address >> 48) | 1)
+}
+
 fn endpoint(headers: &Headers) -> Endpoint {
     Endpoint { address: words(&headers.src), port: headers.sport }
 }
@@ -144,17 +157,6 @@ impl Streams {
         self.table.clone()
     }
 
-    /// Where a stream would be: its set, and its tag there.
-    #[inline(always)]
-    fn place(&self, address: [u64; 2], name: u64) -> (usize, u64) {
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-        let of_address = (address[0].rotate_left(32) ^ address[1]).wrapping_mul(GOLDEN);
-        let of_all = ((name >> 16) ^ of_address) as u128 * GOLDEN as u128;
-        // The middle of the product: every bit of the key has a say in it.
-        let set = (of_all >> 64) as usize & (self.sets.len() - 1);
-        (set, (name & !0xffff) | (of_address >> 48) | 1)
-    }
-
     /// The usual packet: its stream is proven, its clock known, its peer the same, its number in the
     /// window. `None`, and nothing changed, if it is another: that is for [`Streams::see`].
     #[inline(always)]
@@ -174,7 +176,7 @@ impl Streams {
         sequence: u16,
         now: u64,
     ) -> Option<usize> {
-        let (set, tag) = self.place(address, name);
+        let (set, tag) = place(self.sets.len(), address, name);
         let way = self.sets[set].tags.iter().position(|found| *found == tag)?;
         let index = set * WAYS + way;
         self.is_usual(index, address, name, peer_low, sequence, now).then_some(index)
@@ -219,7 +221,7 @@ impl Streams {
     #[inline(never)]
     pub fn see(&mut self, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let address = words(&sighting.headers.src);
-        let (set, tag) = self.place(address, sighting.name());
+        let (set, tag) = place(self.sets.len(), address, sighting.name());
         match self.known(set, tag, address) {
             Some(way) => Some(self.see_unusual(set * WAYS + way, sighting)),
             None => self.see_new(set, tag, sighting),
@@ -320,7 +322,8 @@ impl Streams {
     /// A packet of no known stream.
     fn see_new(&mut self, set: usize, tag: u64, sighting: &Sighting<'_>) -> Option<(StreamRef, Stage)> {
         let headers = sighting.headers;
-        if headers.is_fragment() || headers.sport < LOWEST_PORT || !is_host(&headers.src) {
+        if headers.is_fragment() || !is_eligible(headers) || is_tunnel(sighting) && !self.is_trusted(sighting)
+        {
             return None;
         }
         let way = self.room(set, sighting.now)?;
@@ -460,11 +463,15 @@ impl Streams {
         self.era = self.era.wrapping_add(1);
     }
 
-    /// A packet left to the wire.
-    #[inline(always)]
-    pub fn departed(&self, media: Media, now: u64) {
-        let sent = &self.table.page(self.index(media.stream.0)).sent;
-        sent.departed(media.stream.0, media.sequence, media.timestamp, now);
+    /// These packets left to the wire.
+    #[inline]
+    pub fn departed(&self, media: impl Iterator<Item = Media>, now: u64) {
+        let pages = self.table.pages();
+        for Media { stream, sequence, timestamp } in media {
+            if let Some(page) = pages.get(stream.0 as usize & pages.len().wrapping_sub(1)) {
+                page.sent.departed(stream.0, sequence, timestamp, now);
+            }
+        }
     }
 }
 
@@ -475,6 +482,19 @@ fn lives(table: &StreamTable, runs: &[Run], idle: u64, mark: u32, now: u64) -> b
         && runs[index].mark == mark
         && Track(seen.track.get()).is_promoted()
         && now.saturating_sub(seen.last_seen.get()) <= idle
+}
+
+/// True for a port and an address that media comes from.
+fn is_eligible(headers: &Headers) -> bool {
+    (headers.sport >= LOWEST_PORT || headers.sport == SERVER_PORT) && is_host(&headers.src)
+}
+
+/// LISP (RFC 9300) on its own port: where RTP has its source stands an IP packet's first word, and a nonce that counts
+/// is no sequence number.
+fn is_tunnel(sighting: &Sighting<'_>) -> bool {
+    const LISP: u16 = 4341;
+    let Sighting { headers, rtp, .. } = sighting;
+    (headers.dport == LISP || headers.sport == LISP) && matches!(rtp.ssrc >> 28, 4 | 6)
 }
 
 /// True for an address that one host can have: not multicast, broadcast, loopback or none.

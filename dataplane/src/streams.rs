@@ -74,7 +74,8 @@ impl Version {
     #[inline(always)]
     pub fn open(&self) -> Open<'_> {
         let before = self.0.load(Ordering::Relaxed);
-        self.0.store(before.wrapping_add(CHANGE), Ordering::Relaxed);
+        // Even before, so that this counts one more.
+        self.0.store(before | CHANGE, Ordering::Relaxed);
         fence(Ordering::Release);
         Open { version: self, before }
     }
@@ -229,6 +230,12 @@ impl StreamTable {
     #[inline(always)]
     pub(crate) fn page(&self, index: usize) -> &Page {
         &self.pages[index]
+    }
+
+    /// All entries, for their lcore.
+    #[inline(always)]
+    pub(crate) fn pages(&self) -> &[Page] {
+        &self.pages
     }
 
     /// Entries that the table has room for.

@@ -31,7 +31,8 @@ pub fn execute(command: ReplicationCommand) -> ExitCode {
         }
         ReplicationCommand::Failover(args) => return ended(failover(&args), args.json),
         ReplicationCommand::Replication(args) => return ended(replication(&args), args.json),
-        ReplicationCommand::Certs(_) | ReplicationCommand::Witness(_) => Err("not merged yet".into()),
+        ReplicationCommand::Certs(args) => return crate::certs::run(&args),
+        ReplicationCommand::Witness(args) => return crate::witness::run(&args),
         ReplicationCommand::Observe(args) => crate::observe::run(args),
     };
     ended(result.map_err(|what| ClientError::Refused(Failure::new("failed", what))), json)
@@ -44,7 +45,7 @@ fn json(command: &ReplicationCommand) -> bool {
         ReplicationCommand::Failover(args) => args.json,
         ReplicationCommand::Replication(args) => args.json,
         ReplicationCommand::Certs(args) => args.json,
-        ReplicationCommand::Witness(args) => args.json,
+        ReplicationCommand::Witness(_) => false,
         ReplicationCommand::Observe(args) => args.vm.json,
     }
 }

@@ -338,3 +338,6 @@ impl Landlord {
         surrendered.map_or(runs_out, |at| at.min(runs_out))
     }
 }
+
+#[cfg(test)]
+mod tests;

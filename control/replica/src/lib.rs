@@ -10,6 +10,7 @@
 //! Both are clients of their plane's control socket: the plane holds, the lease lives in its lcore (I9), and a commit
 //! is given when the standby has *acknowledged* the complete checkpoint.
 
+pub mod certs;
 pub mod checkpoint;
 pub mod chronicle;
 pub mod command;
@@ -25,3 +26,4 @@ pub mod primary;
 pub mod qmp;
 pub mod standby;
 pub mod vm;
+pub mod witness;

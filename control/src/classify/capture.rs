@@ -1,4 +1,4 @@
-//! Reads captures: pcap and pcapng, Ethernet and Linux's cooked links.
+//! Reads captures: pcap and pcapng; Ethernet, Linux's cooked links, bare IP, and BSD's loopback.
 
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 use std::fs::File;
@@ -24,13 +24,33 @@ pub struct Captured<'a> {
 pub struct Read {
     /// Packets, all of them.
     pub packets: u64,
-    /// Of links that are neither Ethernet nor Linux's cooked form: not looked at.
+    /// Of links that are none of these: not looked at.
     pub other_links: u64,
     /// The file ends in the middle of a packet.
     pub cut: bool,
 }
 
-/// An Ethernet header in front of a cooked packet.
+/// Where the packet starts behind a link's own header, and what Ethertype it would have.
+fn behind(link: Linktype, bytes: &[u8]) -> Option<(usize, [u8; 2])> {
+    let told = |skip: usize, at: usize| Some((skip, *bytes.get(..skip)?.get(at..)?.first_chunk()?));
+    let ip = |skip: usize| match bytes.get(skip)? >> 4 {
+        4 => Some((skip, [0x08, 0x00])),
+        6 => Some((skip, [0x86, 0xdd])),
+        _ => None,
+    };
+    match link {
+        // The last two bytes of either cooked header, or the first two of the newer, are the Ethertype.
+        Linktype::LINUX_SLL => told(16, 14),
+        Linktype(276) => told(20, 0),
+        // Bare IP, by its five numbers.
+        Linktype(12 | 14 | 101 | 228 | 229) => ip(0),
+        // BSD's loopback: the family, in whichever byte order.
+        Linktype(0 | 108) => ip(4),
+        _ => None,
+    }
+}
+
+/// An Ethernet header in front of a packet of another link.
 const COOKED: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
 /// Calls `see` with each packet of a file, in the file's order.
@@ -56,20 +76,16 @@ pub fn read_from(
     let mut cooked = Vec::new();
     let mut packet = |read: &mut Read, link: Linktype, at_ns: u64, bytes: &[u8], len: u32| {
         read.packets += 1;
-        let header = match link {
-            Linktype::ETHERNET => return see(read.packets, Captured { at_ns, bytes, len }),
-            // The last two bytes of either cooked header, or the first two of the newer, are the Ethertype.
-            Linktype::LINUX_SLL if bytes.len() >= 16 => (16, 14),
-            Linktype(276) if bytes.len() >= 20 => (20, 0),
-            _ => {
-                read.other_links += 1;
-                return;
-            }
+        if link == Linktype::ETHERNET {
+            return see(read.packets, Captured { at_ns, bytes, len });
+        }
+        let Some((skip, ethertype)) = behind(link, bytes) else {
+            read.other_links += 1;
+            return;
         };
-        let (skip, ethertype) = header;
         cooked.clear();
         cooked.extend(COOKED);
-        cooked.extend(&bytes[ethertype..ethertype + 2]);
+        cooked.extend(ethertype);
         cooked.extend(&bytes[skip..]);
         let len = len.saturating_sub(skip as u32).saturating_add(14);
         see(read.packets, Captured { at_ns, bytes: &cooked, len });
@@ -119,11 +135,44 @@ pub fn read_from(
                 let had = reader.data().len();
                 reader.refill().map_err(|e| format!("after {} packets: {e:?}", read.packets))?;
                 if reader.data().len() == had {
-                    // Nothing came, and the same bytes would ask for more again.
-                    return Ok(Read { cut: true, ..read });
+                    // Nothing came, and the same bytes would ask for more again. Without any, the file is whole.
+                    return Ok(Read { cut: had > 0, ..read });
                 }
             }
             Err(e) => return Err(format!("after {} packets: {e:?}", read.packets)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::sample::{capture, rtp, udp};
+
+    #[test]
+    fn behind_any_link_it_is_the_same_packet() {
+        let frame = udp(5, 40_000, &rtp(1));
+        let packet = &frame[14..];
+        for (link, header) in [
+            (1u32, &frame[..14]),
+            (113, &[0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0]),
+            (276, &[8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 4, 6, 2, 0, 0, 0, 0, 1, 0, 0]),
+            (101, &[]),
+            (12, &[]),
+            (228, &[]),
+            (0, &[2, 0, 0, 0]),
+            (108, &[0, 0, 0, 2]),
+        ] {
+            let (_dir, path) = capture(&[[header, packet].concat(), header.to_vec()]);
+            let mut file = std::fs::read(&path).expect("read");
+            file[20..24].copy_from_slice(&link.to_le_bytes());
+            std::fs::write(&path, file).expect("written");
+            let mut packets = Vec::new();
+            let read = self::read(&path, |seen| packets.push((seen.bytes[12..].to_vec(), seen.len)));
+            assert_eq!(packets[0], (frame[12..].to_vec(), frame.len() as u32), "link {link}");
+            let read = read.expect("a capture");
+            assert_eq!(read.packets, 2, "link {link}");
+            assert_eq!(packets.len() as u64 + read.other_links, 2, "link {link}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::capture::{self, Captured};
 use super::overheard::Overheard;
-use super::quality::{Arrival, quality};
+use super::quality::{Arrival, media_clock, quality};
 use super::report::{FileReport, FlowReport, StreamReport};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use tidegate_dataplane::wire::{Headers, Kind, display_address};
 /// The capture's clock: one tick a nanosecond.
 pub(crate) const RATE: TscRate = TscRate::new(1_000_000_000);
 /// Streams that are told apart at once: as many as a large plane's.
-pub(crate) const STREAMS: usize = 1 << 16;
+pub(crate) const STREAMS: usize = 1 << 18;
 /// What looked like RTP for fewer packets and was never let go is no stream to speak of.
 const FEWEST: u64 = 3;
 
@@ -277,15 +277,19 @@ impl Judge<'_> {
             Class::Rtcp => {
                 let ssrc = headers.payload(packet.bytes).get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok());
                 let ssrc = ssrc.map(u32::from_be_bytes);
-                // Its own stream, else any that was let go on its port or the one below.
-                let own = |(of, name): &(Flow, u32)| of.src == flow.src && Some(*name) == ssrc;
-                let near = |(of, _): &(Flow, u32)| {
-                    of.src == flow.src
-                        && (of.sport == flow.sport || of.sport.checked_add(1) == Some(flow.sport))
+                // Its own stream, else one that was let go on its port or beside it, else any of the guest's (SIP may
+                // name a port far away). An SSRC may have several peers and ports: the nearest.
+                let rank = |(of, name): &(Flow, u32)| {
+                    (
+                        of.sport.abs_diff(flow.sport) > 1,
+                        Some(*name) != ssrc,
+                        of.sport > flow.sport,
+                        *of != flow,
+                    )
                 };
-                let promoted = || self.streams.iter().filter(|(_, s)| s.bypassed > 0).map(|(name, _)| name);
-                let name =
-                    promoted().find(|name| own(name)).or_else(|| promoted().find(|name| near(name))).copied();
+                let promoted =
+                    self.streams.iter().filter(|((of, _), s)| of.src == flow.src && s.bypassed > 0);
+                let name = promoted.map(|(name, _)| *name).min_by_key(|name| (rank(name), *name));
                 match name.and_then(|name| self.streams.get_mut(&name)) {
                     Some(stream) => stream.rtcp += 1,
                     None => self.report.rtcp_outside_streams += 1,
@@ -306,10 +310,8 @@ impl Judge<'_> {
 
     fn finish(mut self) -> FileReport {
         let tracked = self.classifier.table().snapshot(RATE);
-        let clock = |flow: &Flow, ssrc: u32| {
-            let same = tracked.iter().find(|t| (t.src, t.sport, t.ssrc) == (flow.src, flow.sport, ssrc));
-            same.and_then(|t| t.clock_rate).unwrap_or(8000)
-        };
+        let clocks: HashMap<_, _> =
+            tracked.iter().map(|t| ((t.src, t.sport, t.ssrc), t.clock_rate)).collect();
         let mut streams: Vec<StreamReport> = Vec::new();
         for ((flow, ssrc), stream) in &self.streams {
             let packets = stream.arrivals.len() as u64;
@@ -317,7 +319,8 @@ impl Judge<'_> {
                 self.report.looked_like_rtp += packets;
                 continue;
             }
-            let clock_rate = clock(flow, *ssrc);
+            let told = clocks.get(&(flow.src, flow.sport, *ssrc)).copied().flatten();
+            let clock_rate = told.or_else(|| media_clock(&stream.arrivals)).unwrap_or(8000);
             streams.push(StreamReport {
                 src: flow.src,
                 sport: flow.sport,
@@ -435,6 +438,45 @@ mod tests {
     }
 
     #[test]
+    fn fragments_of_sip_may_come_in_any_order() {
+        let whole = invite("audio 40000 RTP/AVP 8");
+        let part = |from: usize, to: usize| {
+            let mut frame = [&whole[..34], &whole[34 + from..34 + to]].concat();
+            frame[16..18].copy_from_slice(&(20 + (to - from) as u16).to_be_bytes());
+            frame[18..20].copy_from_slice(&[0, 7]);
+            let more = if 34 + to < whole.len() { 0x2000 } else { 0 };
+            frame[20..22].copy_from_slice(&(more | (from / 8) as u16).to_be_bytes());
+            frame
+        };
+        let end = whole.len() - 34;
+        let (_dir, path) = capture(&[part(96, end), part(0, 96), udp(5, 40_000, &rtp(1))]);
+        for guests in [vec![], vec![IpAddr::from([10, 0, 0, 5])]] {
+            let report = judge(&path, &Task { guests, ..task() }).expect("it is a capture");
+            let promoted: Vec<_> = report.streams.iter().map(|s| (s.promoted_at, &*s.rule)).collect();
+            assert_eq!(promoted, [(Some(1), "sip")]);
+        }
+    }
+
+    #[test]
+    fn rtcp_counts_for_the_stream_it_goes_with() {
+        let rtcp = |ssrc: u32| [&[0x81, 201, 0, 7][..], &ssrc.to_be_bytes(), &[0; 24]].concat();
+        // The same SSRC from four ports, as one that changes its peer has it.
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for port in [40_000, 40_010, 40_020, 40_030] {
+            frames.extend((0..4).map(|n| udp(5, port, &rtp(n))));
+        }
+        frames.push(udp(5, 40_020, &rtcp(0xcafe_babe)));
+        frames.push(udp(5, 40_011, &rtcp(0xcafe_babe)));
+        frames.push(udp(5, 40_029, &rtcp(1)));
+        let (_dir, path) = capture(&frames);
+        for _ in 0..8 {
+            let report = judge(&path, &task()).expect("it is a capture");
+            assert_eq!(report.streams.iter().map(|s| s.rtcp).collect::<Vec<_>>(), [0, 1, 1, 1]);
+            assert_eq!((report.rtcp_outside_streams, report.bypassed_outside_streams), (0, 0));
+        }
+    }
+
+    #[test]
     fn what_rules_let_go_hold_and_refuse_is_counted_under_their_number() {
         let mut frames: Vec<Vec<u8>> = (0..10).map(|n| udp(5, 40_000, &rtp(n))).collect();
         frames.extend([udp(5, 53, &[1; 40]), udp(5, 54, &[1; 40]), udp(6, 40_000, &rtp(1))]);
@@ -474,7 +516,12 @@ mod tests {
     #[test]
     fn a_file_that_is_cut_or_no_capture_is_told() {
         let (_dir, path) = capture(&[udp(5, 40_000, &rtp(1)), udp(5, 40_000, &rtp(2))]);
+        let report = judge(&path, &task()).expect("it is a capture");
+        assert_eq!((report.packets, report.cut), (2, false), "a whole one");
         let whole = fs::read(&path).expect("read");
+        fs::write(&path, &whole[..24]).expect("written");
+        let report = judge(&path, &task()).expect("a capture of nothing");
+        assert_eq!((report.packets, report.cut), (0, false));
         fs::write(&path, &whole[..whole.len() - 20]).expect("written");
         let report = judge(&path, &task()).expect("as far as it goes");
         assert_eq!((report.packets, report.cut), (1, true));

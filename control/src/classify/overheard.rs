@@ -4,7 +4,7 @@ use super::capture::Captured;
 use crate::signalling::{Learner, Lesson};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use tidegate_dataplane::wire::{Headers, Kind, display_address};
+use tidegate_dataplane::wire::{Headers, Kind, display_address, udp};
 
 /// Senders of SIP that are told apart in one capture.
 const GUESTS: usize = 1024;
@@ -40,7 +40,9 @@ impl Overheard {
         }
         for (address, from_guest) in [(headers.src, true), (headers.dst, false)] {
             let Some(name) = self.guest(display_address(address)) else { continue };
-            if ours && !self.learners.contains_key(&name) && self.learners.len() < GUESTS {
+            // A later fragment may come before the one that has the ports.
+            let may_be = ours || headers.protocol == udp::PROTOCOL;
+            if may_be && !self.learners.contains_key(&name) && self.learners.len() < GUESTS {
                 self.learners.insert(name, Learner::at_home(&self.ports, &self.guests));
             }
             if let Some(learner) = self.learners.get_mut(&name) {

@@ -69,6 +69,26 @@ pub fn mos(r: f64) -> f64 {
     (1.0 + 0.035 * r + 7e-6 * r * (r - 60.0) * (100.0 - r)).clamp(1.0, 4.5)
 }
 
+/// Media clocks in use (RFC 3551, 6, and those of dynamic payload types).
+const CLOCKS: [u32; 9] = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 90000];
+
+/// The media clock of a stream too short for the plane to tell: the one in use that is nearest to how its timestamps ran.
+/// `None` where they did not.
+pub fn media_clock(arrivals: &[Arrival]) -> Option<u32> {
+    let [first, .., last] = arrivals else { return None };
+    let advance: i64 = arrivals
+        .windows(2)
+        .map(|two| i64::from(two[1].timestamp.wrapping_sub(two[0].timestamp) as i32))
+        .sum();
+    let seconds = last.at_ns.saturating_sub(first.at_ns) as f64 / 1e9;
+    if advance <= 0 || seconds <= 0.0 {
+        return None;
+    }
+    let measured = advance as f64 / seconds;
+    let distance = |clock: &u32| (measured / f64::from(*clock)).ln().abs();
+    CLOCKS.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
+}
+
 /// Of the packets in the order in which they came; `clock` is the media clock in units a second.
 pub fn quality(arrivals: &[Arrival], clock: u32) -> Quality {
     let Some((first, rest)) = arrivals.split_first() else { return Quality::default() };
@@ -132,6 +152,21 @@ mod tests {
             timestamp: (n as u32).wrapping_mul(160).wrapping_add(u32::MAX - 500),
         };
         (0..count).map(packet).collect()
+    }
+
+    #[test]
+    fn the_clock_of_a_short_stream_is_the_nearest_in_use() {
+        let opus: Vec<Arrival> = (0..6u32)
+            .map(|n| Arrival {
+                at_ns: u64::from(n) * 20_300_000,
+                sequence: n as u16,
+                timestamp: 7u32.wrapping_sub(1900).wrapping_add(n * 960),
+            })
+            .collect();
+        assert_eq!(media_clock(&opus), Some(48000));
+        assert_eq!(media_clock(&opus[..1]), None);
+        let still: Vec<Arrival> = opus.iter().map(|packet| Arrival { timestamp: 5, ..*packet }).collect();
+        assert_eq!(media_clock(&still), None, "comfort noise that counts nothing");
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl FileReport {
             text.push_str("  the file ends in the middle of a packet\n");
         }
         for (count, what) in [
-            (self.other_links, "of other links than Ethernet: not looked at"),
+            (self.other_links, "of links that are not known here: not looked at"),
             (self.not_judged, "not from the guest: not judged"),
             (self.announcements, "announcements (ARP, neighbour discovery) bypass"),
             (self.udptl, "packets of fax (T.38 UDPTL) bypass on ports that SIP named"),

@@ -156,6 +156,9 @@ pub struct ReplicateArgs {
     /// Send all of RAM with every checkpoint, through QEMU: for a VM whose RAM is in no shared file
     #[arg(long)]
     pub full: bool,
+    /// Compare all of RAM with what was sent, even where the kernel tells which pages changed (soft-dirty)
+    #[arg(long)]
+    pub compare_all: bool,
     /// Threads that compare RAM while the VM is paused [default: two where there are two CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub compare_threads: Option<u32>,
@@ -227,15 +230,18 @@ pub struct DeskArgs {
 /// See [`ReplicationCommand::Certs`].
 #[derive(Clone, Debug, Args)]
 pub struct CertsArgs {
-    /// Where they go; the authority's key stays there, so that nodes can be added
+    /// Where the files are, or will be
     pub dir: PathBuf,
-    /// Names of hosts
+    /// Names of the nodes
     #[arg(required = true, value_name = "NODE")]
     pub nodes: Vec<String>,
-    /// Make a node's certificate anew
+    /// Replace certificates and keys of these nodes that are there already
     #[arg(long)]
     pub force: bool,
-    /// What was made as one line of JSON
+    /// Make the CA's own certificate anew, with its old key: certificates of nodes stay good
+    #[arg(long)]
+    pub renew_ca: bool,
+    /// One JSON document instead of text
     #[arg(long)]
     pub json: bool,
 }
@@ -243,21 +249,33 @@ pub struct CertsArgs {
 /// See [`ReplicationCommand::Witness`].
 #[derive(Clone, Debug, Args)]
 pub struct WitnessArgs {
-    /// Where both hosts find it
-    #[arg(long, value_name = "ADDR")]
+    /// Where to listen: ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// Directory of ca.pem, NODE.pem and NODE.key (tidegate certs). Only a link on loopback may do without
+    /// Directory with ca.pem, NODE.pem and NODE.key; not needed on loopback alone
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
-    /// This host's name in its certificate [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// How long one grant lets a holder speak
-    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
-    pub term: Duration,
-    /// Every grant that changes hands as a line of JSON on the standard output
-    #[arg(long)]
-    pub json: bool,
+    /// This node's name, as in its certificate
+    #[arg(long, default_value = "witness")]
+    pub node: String,
+    /// Serve these nodes only; without it, every node of the CA
+    #[arg(long, value_name = "NODE")]
+    pub peer: Vec<String>,
+    /// Length of the leases, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub term_ms: u64,
+    /// The longest --term-ms that was ever used here: how long to be unsure after a start
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    pub former_term_ms: u64,
+    /// Largest difference between the rates of two hosts' clocks, parts per million
+    #[arg(long, value_name = "PPM", default_value_t = 500)]
+    pub drift_ppm: u32,
+    /// Time in which a full tx ring leaves a NIC, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2)]
+    pub drain_ms: u64,
+    /// A node is called silent after so long, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub silent_ms: u64,
 }
 
 /// See [`ReplicationCommand::Observe`].

@@ -97,10 +97,7 @@ fn of_capture(
     });
     let read = read.map_err(|what| format!("{}: {what}", path.display()))?;
     told.ok_or_else(|| match number <= read.packets {
-        true => format!(
-            "{}: frame {number} is of a link that is neither Ethernet nor Linux's cooked form",
-            path.display()
-        ),
+        true => format!("{}: frame {number} is of a link that is not known here", path.display()),
         false => format!("{}: it has {} frames, not {number}", path.display(), read.packets),
     })
 }

@@ -3,12 +3,12 @@
 //! A call has sides, told apart by their tags: with forking, several of one Call-ID. What a side offers counts at once
 //! (media may come before the answer), beside what it had before; when the offer is accepted it replaces that, when it is
 //! refused it goes. A call ends with BYE, with the refusal of its first INVITE, or an hour after the guest last said
-//! what it has.
+//! what it has. After a refusal its ports stay for half a minute: announcements ("is not available") are played then.
 
 use super::media::{self, Use};
 use super::message::{Kind, Message};
 use rsipstack::sip::Method;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use tidegate_dataplane::ear::Lesson;
 use tidegate_dataplane::wire::address_bytes;
@@ -23,6 +23,10 @@ const SIDES: usize = 8;
 const OFFERS: usize = 4;
 /// How long what was said counts, nanoseconds.
 const LIFETIME_NS: u64 = 3_600_000_000_000;
+/// How long ports stay after a refusal, nanoseconds: as long as the transaction itself (RFC 3261, 64 * T1).
+const LINGERING_NS: u64 = 32_000_000_000;
+/// Refusals whose ports stay at once; beyond that the oldest go at once.
+const LINGERING: usize = 4096;
 
 #[derive(Debug)]
 struct Offer {
@@ -61,6 +65,8 @@ pub(super) struct Calls {
     order: BTreeMap<u64, String>,
     turn: u64,
     uses: Uses,
+    /// What was refused, and until when it stays.
+    lingering: VecDeque<(u64, BTreeSet<Use>)>,
 }
 
 fn lesson((address, port, what): Use, open: bool) -> Lesson {
@@ -146,8 +152,11 @@ impl Side {
 }
 
 impl Calls {
-    /// Ends what nobody has spoken of for an hour.
+    /// Ends what nobody has spoken of for an hour, and what was refused half a minute ago.
     pub fn expire(&mut self, now: u64, lessons: &mut Vec<Lesson>) {
+        while let Some((_, uses)) = self.lingering.pop_front_if(|(until, _)| *until <= now) {
+            self.uses.release(&uses, lessons);
+        }
         while let Some(oldest) = self.order.first_key_value().map(|(_, name)| name.clone())
             && self.calls.get(&oldest).is_none_or(|call| now.saturating_sub(call.heard) > LIFETIME_NS)
         {
@@ -225,7 +234,7 @@ impl Calls {
                     }
                 }
             }
-            Kind::Response(300..) => self.refused(message, lessons),
+            Kind::Response(300..) => self.refused(message, now, lessons),
             _ => {}
         }
     }
@@ -289,37 +298,55 @@ impl Calls {
     fn hung_up(&mut self, message: &Message, lessons: &mut Vec<Lesson>) {
         if let Some(call) = self.calls.get_mut(&message.call) {
             call.dialogs.retain(|pair| !is_between(pair, message));
-            self.leave(message, lessons, |_| true);
+            let gone = self.leave(message, lessons, |_| true);
+            gone.iter().for_each(|side| self.uses.release_side(side, lessons));
         }
     }
 
     /// A request was refused: its offer is over, and with a first INVITE the call.
-    fn refused(&mut self, message: &Message, lessons: &mut Vec<Lesson>) {
-        let Calls { calls, uses, .. } = self;
-        let Some(call) = calls.get_mut(&message.call) else { return };
+    fn refused(&mut self, message: &Message, now: u64, lessons: &mut Vec<Lesson>) {
+        let Some(call) = self.calls.get_mut(&message.call) else { return };
+        let mut over = Vec::new();
         if let Some(side) = call.sides.iter_mut().find(|side| side.tag == message.from) {
-            let over = side.offers.extract_if(.., |offer| offer.cseq == message.cseq);
-            over.for_each(|offer| uses.release(&offer.uses, lessons));
+            over.extend(
+                side.offers.extract_if(.., |offer| offer.cseq == message.cseq).map(|offer| offer.uses),
+            );
         }
         if message.cseq.1 == Method::Invite {
-            self.leave(message, lessons, |side| side.offers.is_empty());
+            for side in self.leave(message, lessons, |side| side.offers.is_empty()) {
+                over.push(side.agreed);
+                over.extend(side.offers.into_iter().map(|offer| offer.uses));
+            }
+        }
+        over.retain(|uses| !uses.is_empty());
+        self.lingering.extend(over.into_iter().map(|uses| (now.saturating_add(LINGERING_NS), uses)));
+        while self.lingering.len() > LINGERING
+            && let Some((_, uses)) = self.lingering.pop_front()
+        {
+            self.uses.release(&uses, lessons);
         }
     }
 
-    /// Both sides of a message go that are in no dialog any more and for which `done` holds.
-    fn leave(&mut self, message: &Message, lessons: &mut Vec<Lesson>, done: impl Fn(&Side) -> bool) {
-        let Calls { calls, uses, .. } = self;
-        let Some(call) = calls.get_mut(&message.call) else { return };
+    /// Both sides of a message go that are in no dialog any more and for which `done` holds; what they named is the
+    /// caller's to release.
+    fn leave(
+        &mut self,
+        message: &Message,
+        lessons: &mut Vec<Lesson>,
+        done: impl Fn(&Side) -> bool,
+    ) -> Vec<Side> {
+        let Some(call) = self.calls.get_mut(&message.call) else { return Vec::new() };
         let Call { sides, dialogs, .. } = call;
         let gone = sides.extract_if(.., |side| {
             (side.tag == message.from || side.tag == message.to)
                 && !dialogs.iter().flatten().any(|tag| *tag == side.tag)
                 && done(side)
         });
-        gone.for_each(|side| uses.release_side(&side, lessons));
+        let gone = gone.collect();
         if sides.is_empty() {
             self.end(&message.call, lessons);
         }
+        gone
     }
 
     fn end(&mut self, name: &str, lessons: &mut Vec<Lesson>) {

@@ -198,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_with_a_surplus_or_on_its_way_through_others_is_not_read() {
+        let whole = datagram(&[7; 100]);
+        let mut datagrams = Datagrams::default();
+        assert_eq!(read(&mut datagrams, &part(false, 7, 0, false, &whole), 1), Some(vec![7; 100]));
+        assert_eq!(read(&mut datagrams, &part(false, 7, 0, false, &[&whole[..], &[0; 4]].concat()), 1), None);
+        // An atomic fragment with a source route (RFC 8754) behind it that has `left` stops left.
+        for (left, bytes) in [(0, Some(vec![7; 100])), (1, None)] {
+            let route = [&[17, 2, 4, left, 0, 0, 0, 0][..], &[1; 16], &whole].concat();
+            let mut frame = part(true, 7, 0, false, &route);
+            frame[54] = 43;
+            assert_eq!(read(&mut datagrams, &frame, 1), bytes, "{left}");
+        }
+    }
+
+    #[test]
     fn what_overlaps_is_late_or_another_datagrams_makes_none() {
         let whole = datagram(&[7; 100]);
         let (first, last) = (part(false, 7, 0, true, &whole[..64]), part(false, 7, 64, false, &whole[64..]));
@@ -205,6 +220,12 @@ mod tests {
             let mut datagrams = Datagrams::default();
             assert_eq!(read(&mut datagrams, &first, 1), None);
             assert_eq!(read(&mut datagrams, &other, 1), None);
+        }
+        // As many bytes as it has, with some of them twice and a hole.
+        let mut datagrams = Datagrams::default();
+        for (begin, end) in [(0, 64), (56, 72), (80, 108)] {
+            let part = part(false, 7, begin, end < 108, &whole[begin..end]);
+            assert_eq!(read(&mut datagrams, &part, 1), None, "{begin}");
         }
         let mut datagrams = Datagrams::default();
         assert_eq!(read(&mut datagrams, &first, 1), None);

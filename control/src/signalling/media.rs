@@ -13,6 +13,9 @@ pub(super) const PORTS: usize = 64;
 /// Media of one description that are looked at, and lines of one.
 const MEDIA: usize = 64;
 const LINES: usize = 4096;
+/// Kinds of lines that say nothing of ports. Phones write some of them in their own way: a bare name in `o=`, or a number
+/// longer than it may be.
+const UNREAD: &[u8] = b"osiuepbrzk";
 /// Media never has a port below.
 const LOWEST_PORT: u16 = 1024;
 
@@ -68,7 +71,9 @@ pub(super) fn uses(description: &[u8], from: IpAddr, homes: &[IpAddr]) -> Option
     if description.iter().filter(|byte| **byte == b'\n').count() > LINES {
         return None;
     }
-    let session = Session::parse(description).ok()?;
+    let lines = description.split_inclusive(|byte| *byte == b'\n');
+    let read = lines.filter(|line| !matches!(line, [kind, b'=', ..] if UNREAD.contains(kind)));
+    let session = Session::parse(&read.flatten().copied().collect::<Vec<u8>>()).ok()?;
     let mut uses = BTreeSet::new();
     let mut open = |address: IpAddr, port: u16, what: Learned| {
         if port >= LOWEST_PORT && uses.len() < PORTS {
@@ -159,6 +164,24 @@ mod tests {
         ] {
             assert_eq!(opens(HOME, &format!("{c}{lines}")), at(HOME, expected), "{lines}");
         }
+    }
+
+    #[test]
+    fn odd_lines_that_say_nothing_of_ports_are_no_matter() {
+        let home = HOME.parse().expect("an address");
+        for odd in [
+            "o= 1 1 IN IP4 x",
+            "o=A Phone 1 1 IN IP4 x",
+            "o=- -1 18446744073709551616 IN IP4 x",
+            "s=caf\u{e9}|e=|b=x",
+        ] {
+            let lines =
+                format!("v=0|{odd}|c=IN IP4 {HOME}|t=0 0|m=audio 4000 RTP/AVP 8|b=RS:|").replace('|', "\r\n");
+            let uses = uses(lines.as_bytes(), home, &[home]);
+            assert_eq!(uses.map(|uses| uses.len()), Some(1), "{odd}");
+            assert_eq!(super::uses(lines.replace("v=0", "v=9").as_bytes(), home, &[home]), None);
+        }
+        assert_eq!(uses(b"POST / HTTP/1.1\r\nm=audio 4000 RTP/AVP 8\r\n", home, &[home]), None);
     }
 
     #[test]

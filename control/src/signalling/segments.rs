@@ -171,6 +171,10 @@ impl Flow {
                 };
             };
             if !is_start_line(self.buffer[..line].strip_suffix(b"\r").unwrap_or(&self.buffer[..line])) {
+                // Also of a connection that is met in its middle: what a page sends may have SIP in its body.
+                if is_http(&self.buffer[..line]) {
+                    self.state = State::InStep;
+                }
                 return self.stray();
             }
             self.state = State::InStep;
@@ -204,6 +208,16 @@ impl Flow {
         }
         self.forget();
     }
+}
+
+/// True for the first line of a request or a response of HTTP.
+fn is_http(line: &[u8]) -> bool {
+    line.starts_with(b"HTTP/")
+        || line
+            .trim_ascii_end()
+            .rsplit(|byte| *byte == b' ')
+            .next()
+            .is_some_and(|last| last.starts_with(b"HTTP/"))
 }
 
 #[cfg(test)]
@@ -281,6 +295,12 @@ mod tests {
         bench.hear(10 + http.len() as u32, false, true, b"");
         bench.hear(9000, true, false, b"");
         assert_eq!(bench.hear(9001, false, false, &one), [one.len()]);
+        // The same when its begin was not heard, with the body in a segment of its own.
+        for head in [&b"POST / HTTP/1.1\r\nContent-Length: 999\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n\r\n"] {
+            let mut bench = Bench::new();
+            assert!(bench.hear(500, false, false, head).is_empty());
+            assert!(bench.hear(500 + head.len() as u32, false, false, &one).is_empty());
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use tidegate_dataplane::wire::display_address;
 const GUEST: &str = "10.0.0.2";
 const PEER: &str = "10.0.0.9";
 const HOUR: u64 = 3_600_000_000_000;
+/// Ports stay so long after a refusal.
+const LINGERING: u64 = 32_000_000_000;
 
 /// A message with the usual headers. `from` and `to` are tags.
 fn sip(start: &str, from: &str, to: &str, cseq: &str, body: &str) -> String {
@@ -46,6 +48,12 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         Bench { learner: Learner::new(&[5060]), open: BTreeSet::new(), now: 0 }
+    }
+
+    /// Time passes; somebody says something of no call.
+    fn later(&mut self, ns: u64) {
+        self.now += ns;
+        self.gets(&sip("OPTIONS", "x", "", "1 OPTIONS", "").replace("call@", "no-call@"));
     }
 
     fn take(&mut self, lessons: Vec<Lesson>) {
@@ -152,6 +160,8 @@ fn a_new_offer_replaces_when_it_is_accepted_and_goes_when_it_is_refused() {
     bench.sends(&sip("INVITE", "g", "p", "2 INVITE", &fax(4000)));
     assert_eq!(bench.open(), "4000 4000f", "both, until the answer");
     bench.gets(&sip("488", "g", "p", "2 INVITE", ""));
+    assert_eq!(bench.open(), "4000 4000f", "for what is still played");
+    bench.later(LINGERING);
     assert_eq!(bench.open(), "4000");
     bench.sends(&sip("INVITE", "g", "p", "3 INVITE", &fax(4010)));
     bench.gets(&sip("200", "g", "p", "3 INVITE", ""));
@@ -193,11 +203,17 @@ fn a_refused_invite_closes_and_one_with_credentials_opens_again() {
     let mut bench = Bench::new();
     bench.sends(&sip("INVITE", "g", "", "1 INVITE", &sdp(4000)));
     bench.gets(&sip("407", "g", "x", "1 INVITE", ""));
+    assert_eq!(bench.open(), "4000", "its announcement is still played");
+    bench.later(LINGERING - 100_000_000);
+    assert_eq!(bench.open(), "4000");
+    bench.later(100_000_000);
     assert_eq!(bench.open(), "");
     bench.sends(&sip("INVITE", "g", "", "2 INVITE", &sdp(4000)));
     bench.gets(&sip("407", "g", "x", "1 INVITE", ""));
+    bench.later(LINGERING);
     assert_eq!(bench.open(), "4000", "a late refusal of the first one");
     bench.gets(&sip("486", "g", "y", "2 INVITE", ""));
+    bench.later(LINGERING);
     assert_eq!(bench.open(), "");
 }
 
@@ -216,6 +232,7 @@ fn retransmissions_change_nothing_and_what_two_calls_share_stays() {
     bench.gets(&sip("BYE", "p", "g", "1 BYE", "")).gets(&sip("BYE", "p", "g", "1 BYE", ""));
     assert_eq!(bench.open(), "4000", "the other call has it");
     bench.gets(&other.replace("INVITE sip:bob@example.org SIP/2.0", "SIP/2.0 486 Busy"));
+    bench.later(LINGERING);
     assert_eq!(bench.open(), "");
 }
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_dataplane::wire::express::Express;
+use tidegate_dataplane::wire::express::Plain;
 use tidegate_dataplane::wire::rtp::{Packet, Tag};
 use tidegate_dataplane::wire::{Headers, Kind, arp, icmpv6};
 
@@ -24,9 +24,13 @@ fuzz_target!(|data: &[u8]| {
     arp::is_arp(&h, head, len);
     arp::is_rarp_announcement(&h, head, len);
     icmpv6::is_discovery(&h, head);
-    if let Some(express) = Express::read(head, len) {
-        assert_eq!((h.kind, h.sport, h.dport), (Kind::Udp, express.sport, express.dport));
-        assert_eq!(packet, Packet::Rtp(express.rtp));
+    match Plain::read(head, len) {
+        Some(Plain::Rtp(express)) => {
+            assert_eq!((h.kind, packet), (Kind::Udp, Packet::Rtp(express.rtp())));
+            assert_eq!(express.ports(), u32::from(h.sport) << 16 | u32::from(h.dport));
+        }
+        Some(Plain::Tcp(_)) => assert_eq!(h.kind, Kind::Tcp),
+        None => {}
     }
     if matches!(h.kind, Kind::Malformed | Kind::Unknown) {
         return;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::express::Express;
+use crate::wire::express::Plain;
 use crate::wire::sample::{self, Chain, Owing};
 use proptest::prelude::*;
 
@@ -123,26 +123,50 @@ fn a_checksum_that_is_left_to_us_is_put_in_whatever_stood_there() {
 
 #[test]
 fn the_short_way_settles_as_the_long_one() {
-    let frame = sample::udp(40000, 5004, &sample::rtp(9, 7));
-    let len = frame.len() - 34;
-    for at in 14..frame.len() {
-        let mut other = frame.clone();
-        other[at] ^= 0x55;
-        let mut headers = Headers::parse(&other, other.len() as u32);
-        if Express::read(&other, other.len() as u32).is_none() {
-            continue;
-        }
-        assert_eq!(settle_express(&mut Chain::whole(&other), len, true), verdict(&other).is_ok(), "{at}");
-        let (mut short, mut long) = (Owing(Chain::whole(&other)), Owing(Chain::whole(&other)));
-        headers.kind = Kind::Udp;
-        assert_eq!(settle_express(&mut short, len, true), settle(&mut long, &headers, true).is_ok(), "{at}");
-        if settle(&mut long, &headers, true).is_ok() {
-            assert_eq!(short.0.0, long.0.0, "{at}");
+    let rtp = sample::udp(40000, 5004, &sample::rtp(9, 7));
+    for frame in [&rtp, &sample::tcp(40000, 5004, &[7; 31]), &sample::tcp(40000, 80, &[7; 700])] {
+        for at in 14..frame.len() {
+            let mut other = frame.clone();
+            other[at] ^= 0x55;
+            let headers = Headers::parse(&other, other.len() as u32);
+            let protocol = match Plain::read(&other, other.len() as u32) {
+                Some(Plain::Rtp(_)) => 17,
+                Some(Plain::Tcp(_)) => 6,
+                None => continue,
+            };
+            assert_eq!(
+                settle_express(&mut Chain::whole(&other), protocol, true),
+                verdict(&other).is_ok(),
+                "{at}"
+            );
+            let (mut short, mut long) = (Owing(Chain::whole(&other)), Owing(Chain::whole(&other)));
+            assert_eq!(
+                settle_express(&mut short, protocol, true),
+                settle(&mut long, &headers, true).is_ok(),
+                "{at}"
+            );
+            if settle(&mut long, &headers, true).is_ok() {
+                assert_eq!(short.0.0, long.0.0, "{at}");
+            }
         }
     }
-    let mut without = frame.clone();
+    let mut without = rtp.clone();
     without[40..42].fill(0);
-    assert!(settle_express(&mut Chain::whole(&without), len, true), "none is legal over IPv4");
+    assert!(settle_express(&mut Chain::whole(&without), 17, true), "none is legal over IPv4");
+}
+
+#[test]
+fn long_and_short_slices_are_summed_alike() {
+    // All ones carry at each step; the other pattern has a carry here and there.
+    for fill in [|_| 0xff, |n: usize| (n * 37 % 251) as u8] {
+        let bytes: Vec<u8> = (0..LONG + 80).map(fill).collect();
+        for len in 0..bytes.len() {
+            let words = bytes[..len]
+                .chunks(2)
+                .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
+            assert_eq!(folded(sum(&bytes[..len])), folded(words.sum()), "{len}");
+        }
+    }
 }
 
 #[test]

@@ -211,6 +211,11 @@ fn two_are_enough_where_a_session_was_set_up() {
         bench.now += 2 * IDLE_NS;
         assert_eq!(bench.run(4..8), "ppPb", "long ago");
     }
+    for unused in [192, 199, 208, 223] {
+        let mut bench = Bench::new(realtime());
+        bench.pass(&sample::udp(40000, 5004, &[0x80, unused, 0, 1, 0, 0, 0, 7]));
+        assert_eq!(bench.run(1..4), "ppP", "RTCP of type {unused}, that nobody sends");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::class::Class;
 use crate::counters::Counters;
-use crate::egress::Leaving;
+use crate::egress::Gone;
 
 /// What is still awaited.
 #[derive(Debug, Default)]
@@ -22,18 +22,18 @@ impl Firsts {
 
     /// Frames have left at `now`.
     #[inline(always)]
-    pub fn see(&mut self, left: &[Leaving], now: u64, counters: &Counters) {
+    pub fn see(&mut self, gone: &Gone<'_>, now: u64, counters: &Counters) {
         if self.rtp {
-            self.look(left, now, counters);
+            self.look(gone, now, counters);
         }
     }
 
     #[cold]
-    fn look(&mut self, left: &[Leaving], now: u64, counters: &Counters) {
+    fn look(&mut self, gone: &Gone<'_>, now: u64, counters: &Counters) {
         if std::mem::take(&mut self.frame) {
             counters.first_frame_tsc.set(now);
         }
-        if left.iter().any(|about| about.class == Class::Rtp) {
+        if gone.runs().any(|(run, _)| run.class == Class::Rtp) {
             counters.first_rtp_tsc.set(now);
             self.rtp = false;
         }

@@ -99,7 +99,7 @@ where
 
     rx: Burst<G::Frame>,
     /// What was read of the frames in `rx` ahead of their turn.
-    ahead: [Option<Ahead>; BURST],
+    ahead: [Ahead; BURST],
     hold: HoldQueue<G::Frame>,
     egress: Egress<G::Frame>,
     commits: CommitWatch,
@@ -151,7 +151,7 @@ where
             discard_before: 0,
             orders_done: shared.gate.order_number(),
             rx: Burst::new(),
-            ahead: [None; BURST],
+            ahead: [Ahead::Any; BURST],
             hold: HoldQueue::new(config.quota, arena),
             egress: Egress::new(Pace::new(config.pace_bits_per_s, rate), arena),
             commits: CommitWatch::new(epoch - 1),

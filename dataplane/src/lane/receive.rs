@@ -1,15 +1,17 @@
 //! From the guest's ring to a verdict: bypass, hold, or a counted drop.
 
 use super::{Lane, LaneShared};
+use crate::burst::Burst;
 use crate::checksum::{self, Bad};
 use crate::class::{Class, Decision, DropReason, Media, StreamRef, Verdict};
-use crate::classify::class_of;
+use crate::classify::{Ahead, Shot, class_of};
 use crate::egress::Leaving;
 use crate::guest::Mode;
 use crate::hold::Held;
 use crate::port::{Frame, Port};
 use crate::tsc::Clock;
-use crate::wire::Headers;
+use crate::wire::express::Express;
+use crate::wire::{Headers, tcp, udp};
 
 /// Bytes of an Ethernet header, and of each VLAN tag in it: the MTU does not count them.
 const ETHERNET: u32 = 14;
@@ -29,6 +31,11 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// A single frame.
+    fn of(class: Class, len: u32) -> Tally {
+        Tally { class, frames: 1, bytes: len.into() }
+    }
+
     #[inline(always)]
     fn add(&mut self, class: Class, len: u32, shared: &LaneShared) {
         if class != self.class {
@@ -45,6 +52,17 @@ impl Tally {
         counters.received.add(self.frames);
         counters.received_bytes.add(self.bytes);
     }
+}
+
+/// What the frames of a burst share.
+#[derive(Clone, Copy)]
+struct Arrival {
+    /// Their stamp.
+    epoch: u64,
+    /// TSC.
+    now: u64,
+    /// Bytes that a frame without tags may have; none where nothing may leave.
+    longest: u32,
 }
 
 impl<G: Port, W: Port<Frame = G::Frame>, C: Clock> Lane<G, W, C>
@@ -65,25 +83,27 @@ where
     }
 
     pub(super) fn receive_burst(&mut self, queue: u16) -> usize {
-        let got = self.guest.receive(queue, &mut self.rx);
+        let mut burst = Burst::new();
+        let got = self.guest.receive(queue, &mut burst);
         if got == 0 {
             return 0;
         }
         // I2: the stamp and the time are read after the dequeue, by the thread that dequeues.
         let now = self.clock.now();
         let epoch = self.epoch;
-        self.rx.iter().for_each(Frame::prefetch);
-        // Steps for all frames at once, each short: the memory that one waits for comes while others are looked at.
-        for (ahead, frame) in self.ahead.iter_mut().zip(self.rx.queued()) {
-            *ahead = frame.as_ref().and_then(|frame| self.classifier.look_ahead(frame.head(), frame.len()));
-        }
-        for ahead in &mut self.ahead[..got] {
-            self.classifier.find_ahead(ahead);
-        }
+        let frames = burst.queued();
+        frames.iter().flatten().for_each(Frame::prefetch);
+        self.look_ahead(frames);
+        let nothing_leaves = self.fenced || self.mode == Mode::Muted;
+        let longest = if nothing_leaves { 0 } else { self.config.mtu + ETHERNET };
+        let arrival = Arrival { epoch, now, longest };
         let mut tally = Tally::default();
-        for n in 0..got {
-            let Some(frame) = self.rx.pop() else { break };
-            self.take_in(frame, n, epoch, now, &mut tally);
+        for (n, frame) in frames.iter_mut().enumerate() {
+            // There are never more frames than places to look ahead.
+            let Some(&ahead) = self.ahead.get(n) else { break };
+            if let Some(frame) = frame.take() {
+                self.take_in(frame, ahead, arrival, &mut tally);
+            }
         }
         tally.count(&self.shared);
         if self.config.histograms {
@@ -92,47 +112,83 @@ where
         got
     }
 
+    /// Steps for all frames at once, each short: the memory that one waits for comes while others are looked at.
     #[inline(always)]
-    fn take_in(&mut self, mut frame: G::Frame, n: usize, epoch: u64, now: u64, tally: &mut Tally) {
-        let len = frame.len();
-        if let Some(media) = self.express(&mut frame, n, len, now) {
-            tally.add(Class::Rtp, len, &self.shared);
-            let about = Leaving { epoch, received_tsc: now, media: Some(media), len, class: Class::Rtp };
-            return self.bypass(frame, about);
+    fn look_ahead(&mut self, frames: &[Option<G::Frame>]) {
+        let (lookout, ahead) = (self.classifier.lookout(), &mut self.ahead);
+        let Some(lookout) = lookout else {
+            return ahead.fill(Ahead::Any);
+        };
+        for (ahead, frame) in ahead.iter_mut().zip(frames) {
+            *ahead = match frame {
+                Some(frame) => lookout.look(frame.head(), frame.len()),
+                None => Ahead::Any,
+            };
         }
-        self.take_any(frame, len, epoch, now, tally);
+        for (ahead, _) in ahead.iter_mut().zip(frames) {
+            lookout.find(ahead);
+        }
+    }
+
+    /// A frame, and what was seen of it.
+    #[inline(always)]
+    fn take_in(&mut self, mut frame: G::Frame, ahead: Ahead, arrival: Arrival, tally: &mut Tally) {
+        let len = frame.len();
+        match ahead {
+            Ahead::Rtp(shot) => {
+                if let Some(media) = self.express(&mut frame, &shot, len, arrival) {
+                    tally.add(Class::Rtp, len, &self.shared);
+                    let Arrival { epoch, now, .. } = arrival;
+                    let about = Leaving { epoch, received_tsc: now, media: Some(media), class: Class::Rtp };
+                    return self.bypass(frame, about);
+                }
+            }
+            Ahead::Tcp if self.may_express_tcp(&mut frame, len, arrival) => {
+                tally.add(Class::Tcp, len, &self.shared);
+                return self.go(frame, len, self.classifier.tcp(), arrival, false);
+            }
+            _ => {}
+        }
+        self.take_any(frame, len, arrival);
     }
 
     /// Any frame.
-    #[inline(always)]
-    fn take_any(&mut self, mut frame: G::Frame, len: u32, epoch: u64, now: u64, tally: &mut Tally) {
+    #[inline(never)]
+    fn take_any(&mut self, mut frame: G::Frame, len: u32, arrival: Arrival) {
         let headers = Headers::parse(frame.head(), len);
         // First what may leave at all: a frame that may not proves no stream.
         if let Some(reason) = self.unfit(&mut frame, &headers, len) {
             let class = class_of(headers.kind);
-            tally.add(class, len, &self.shared);
+            Tally::of(class, len).count(&self.shared);
             return Self::count_drop(&self.shared, class, reason);
         }
         let signals = self.listener.listens() && self.listener.hear(&frame, &headers, true);
-        let Decision { verdict, class, media } = self.classifier.judge(&headers, frame.head(), len, now);
-        tally.add(class, len, &self.shared);
-        let about = Leaving { epoch, received_tsc: now, media, len, class };
+        let decision = self.classifier.judge(&headers, frame.head(), len, arrival.now);
+        Tally::of(decision.class, len).count(&self.shared);
+        self.go(frame, len, decision, arrival, signals);
+    }
+
+    /// A frame that may leave at all goes where it was decided. `signals`: a copy of it is to be read as signalling.
+    #[inline(always)]
+    fn go(&mut self, frame: G::Frame, len: u32, decision: Decision, arrival: Arrival, signals: bool) {
+        let Decision { verdict, class, media } = decision;
+        let about = Leaving { epoch: arrival.epoch, received_tsc: arrival.now, media, class };
         match (self.mode, verdict) {
             (_, Verdict::Bypass) => self.bypass(frame, about),
             (_, Verdict::Refuse) => Self::count_drop(&self.shared, class, DropReason::Refused),
             (Mode::Open, Verdict::Promote(_)) => self.bypass(frame, about),
             // Held frames of the same flow may still be on their way out: line up behind them (I3).
             (Mode::Open, _) if !self.hold.is_empty() || !self.egress.release.is_empty() => {
-                self.keep(frame, about);
+                self.keep(frame, len, about);
             }
             (Mode::Open, _) => self.bypass(frame, about),
             (_, Verdict::Hold) => {
-                if self.keep(frame, about).is_some() && signals {
-                    self.signalled(epoch);
+                if self.keep(frame, len, about).is_some() && signals {
+                    self.signalled(arrival.epoch);
                 }
             }
             (_, Verdict::Probation(stream)) => {
-                if let Some(position) = self.keep(frame, about) {
+                if let Some(position) = self.keep(frame, len, about) {
                     self.classifier.waiting(stream, position);
                 }
             }
@@ -143,21 +199,33 @@ where
         }
     }
 
-    /// A packet of a proven stream that may leave at once, found the short way as the `n`th of its burst; whatever else
-    /// a frame is, the long way says.
+    /// A packet of a proven stream that may leave at once, found the short way; whatever else a frame is, the long way
+    /// says.
     #[inline(always)]
-    fn express(&mut self, frame: &mut G::Frame, n: usize, len: u32, now: u64) -> Option<Media> {
-        let ahead = self.ahead[n].as_ref()?;
-        if !self.classifier.express(ahead, now)
-            || self.fenced
-            || self.mode == Mode::Muted
-            || len > self.config.mtu + ETHERNET
-            || frame.unfinished()
+    fn express(&mut self, frame: &mut G::Frame, shot: &Shot, len: u32, arrival: Arrival) -> Option<Media> {
+        let packet = Express::of(frame.head())?;
+        if !self.classifier.express(shot, &packet, arrival.now)
+            || !self.fits(frame, len, arrival)
+            || !checksum::settle_express(frame, udp::PROTOCOL, self.config.verify_checksums)
         {
             return None;
         }
-        checksum::settle_express(frame, ahead.udp_len(), self.config.verify_checksums)
-            .then(|| self.classifier.pass_express(ahead, now))
+        let packet = Express::of(frame.head())?;
+        Some(self.classifier.pass_express(shot, &packet, arrival.now))
+    }
+
+    /// A plain TCP segment that may leave, if nobody listens to signalling: SIP goes by TCP, too.
+    #[inline(always)]
+    fn may_express_tcp(&self, frame: &mut G::Frame, len: u32, arrival: Arrival) -> bool {
+        !self.listener.listens()
+            && self.fits(frame, len, arrival)
+            && checksum::settle_express(frame, tcp::PROTOCOL, self.config.verify_checksums)
+    }
+
+    /// True for a frame without tags that may leave if its checksums are right.
+    #[inline(always)]
+    fn fits(&self, frame: &G::Frame, len: u32, arrival: Arrival) -> bool {
+        len <= arrival.longest && !frame.unfinished()
     }
 
     /// Why this frame may not reach the wire, whatever its verdict. Puts in a checksum that was left to us.
@@ -180,15 +248,16 @@ where
 
     #[inline(always)]
     fn bypass(&mut self, frame: G::Frame, about: Leaving) {
-        if let Err((_, about)) = self.egress.bypass(frame, about) {
-            Self::count_drop(&self.shared, about.class, DropReason::WireFull);
+        let class = about.class;
+        if self.egress.bypass(frame, about).is_err() {
+            Self::count_drop(&self.shared, class, DropReason::WireFull);
         }
     }
 
     /// Into the hold queue; at the quota the newest frame, this one, is dropped.
     #[inline]
-    fn keep(&mut self, frame: G::Frame, about: Leaving) -> Option<u64> {
-        let Leaving { epoch, received_tsc, media, len, class } = about;
+    fn keep(&mut self, frame: G::Frame, len: u32, about: Leaving) -> Option<u64> {
+        let Leaving { epoch, received_tsc, media, class } = about;
         let mbufs = frame.segments();
         self.dirty = true;
         match self.hold.push(Held { frame, epoch, received_tsc, class, media, len, mbufs }) {

@@ -2,7 +2,7 @@
 
 use super::Lane;
 use crate::class::DropReason;
-use crate::egress::{self, Leaving, Sent};
+use crate::egress::{self, Sent};
 use crate::guest::Mode;
 use crate::port::{BURST, Frame, Port};
 use crate::tsc::Clock;
@@ -26,18 +26,16 @@ where
             let lease = self.shared.gate.lease();
             let (shared, classifier, clock) = (&self.shared, &mut self.classifier, &self.clock);
             let (firsts, histograms) = (&mut self.firsts, self.config.histograms);
-            let sent = egress::send(&mut self.egress.bypass, &mut self.wire, now, lease, |left| {
+            let sent = egress::send(&mut self.egress.bypass, &mut self.wire, now, lease, |gone| {
                 let sent_at = clock.now();
-                firsts.see(left, sent_at, &shared.counters);
-                for (about, n) in runs(left) {
-                    shared.counters.class[about.class as usize].bypassed.add(n);
+                firsts.see(&gone, sent_at, &shared.counters);
+                for (run, n) in gone.runs() {
+                    shared.counters.class[run.class as usize].bypassed.add(n);
                     if histograms {
-                        shared.latency.bypass.record_n(sent_at.saturating_sub(about.received_tsc), n);
+                        shared.latency.bypass.record_n(sent_at.saturating_sub(run.received_tsc), n);
                     }
                 }
-                left.iter()
-                    .filter_map(|about| about.media)
-                    .for_each(|media| classifier.departed(media, sent_at));
+                classifier.departed(gone.media(), sent_at);
             });
             match sent {
                 Sent::Fenced => {
@@ -100,18 +98,18 @@ where
         let (now, lease) = (self.clock.now(), self.shared.gate.lease());
         let (shared, classifier, commits) = (&self.shared, &mut self.classifier, &mut self.commits);
         let (clock, firsts, histograms) = (&self.clock, &mut self.firsts, self.config.histograms);
-        let sent = egress::send(&mut self.egress.release, &mut self.wire, now, lease, |left| {
+        let sent = egress::send(&mut self.egress.release, &mut self.wire, now, lease, |gone| {
             let sent_at = clock.now();
-            firsts.see(left, sent_at, &shared.counters);
-            for (about, n) in runs(left) {
-                shared.counters.class[about.class as usize].released.add(n);
+            firsts.see(&gone, sent_at, &shared.counters);
+            for (run, n) in gone.runs() {
+                shared.counters.class[run.class as usize].released.add(n);
                 if histograms {
                     let latency = &shared.latency;
-                    latency.hold.record_n(sent_at.saturating_sub(about.received_tsc), n);
-                    commits.sent(about.epoch, sent_at, &latency.commit_to_first, &latency.commit_to_last);
+                    latency.hold.record_n(sent_at.saturating_sub(run.received_tsc), n);
+                    commits.sent(run.epoch, sent_at, &latency.commit_to_first, &latency.commit_to_last);
                 }
             }
-            left.iter().filter_map(|about| about.media).for_each(|media| classifier.departed(media, sent_at));
+            classifier.departed(gone.media(), sent_at);
         });
         self.dirty = true;
         if sent == Sent::Fenced {
@@ -129,15 +127,6 @@ where
         self.dirty = true;
         true
     }
-}
-
-/// Frames one behind the other that share class, age and epoch, and how many: counted together.
-#[inline]
-fn runs(left: &[Leaving]) -> impl Iterator<Item = (&Leaving, u64)> {
-    let alike = |a: &Leaving, b: &Leaving| {
-        a.class == b.class && a.received_tsc == b.received_tsc && a.epoch == b.epoch
-    };
-    left.chunk_by(alike).filter_map(|run| Some((run.first()?, run.len() as u64)))
 }
 
 // A released chunk is one burst: the stage holds no more.

@@ -1,7 +1,9 @@
 //! What is known of a packet's stream before the packet is judged: for whoever explains a verdict, never on the way of
 //! a frame.
 
-use super::{IDLE_NS, LOWEST_PORT, RUN, RUN_AFTER_SET_UP, Sighting, Streams, Track, WAYS, is_host, words};
+use super::{
+    IDLE_NS, RUN, RUN_AFTER_SET_UP, Sighting, Streams, Track, WAYS, is_eligible, is_tunnel, place, words,
+};
 use crate::ear::Learned;
 
 /// A stream as its next packet finds it.
@@ -42,7 +44,7 @@ impl Streams {
     /// See [`Standing`]. Changes nothing.
     pub(crate) fn standing(&self, sighting: &Sighting<'_>) -> Standing {
         let address = words(&sighting.headers.src);
-        let (set, tag) = self.place(address, sighting.name());
+        let (set, tag) = place(self.sets.len(), address, sighting.name());
         let look = |way: usize| {
             let seen = &self.table.page(set * WAYS + way).seen;
             let track = Track(seen.track.get());
@@ -62,7 +64,7 @@ impl Streams {
             needed: if is_set_up { RUN_AFTER_SET_UP } else { RUN },
             media_port: sighting.policy.is_media_port(sighting.headers.sport),
             learned: self.is_learned(sighting.headers, Learned::Rtp, sighting.now),
-            eligible: sighting.headers.sport >= LOWEST_PORT && is_host(&sighting.headers.src),
+            eligible: is_eligible(sighting.headers) && !is_tunnel(sighting),
         }
     }
 }

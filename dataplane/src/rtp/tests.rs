@@ -177,6 +177,25 @@ fn sources_are_hosts() {
 }
 
 #[test]
+fn of_the_low_ports_one_sends_media_and_a_tunnel_that_counts_is_none() {
+    let policy = Policy::from(PolicyName::Realtime).compile().unwrap();
+    let mut classifier = Classifier::new(policy, 64, TscRate::new(SECOND), &mut Heap);
+    let mut goes = |sport: u16, dport: u16, ssrc: u32| {
+        let mut verdict = |n| {
+            let frame = sample::udp(sport, dport, &sample::rtp(n, ssrc));
+            classifier.classify(&Chain::whole(&frame), u64::from(n) * 20_000_000).verdict
+        };
+        (verdict(1), matches!((verdict(2), verdict(3)), (Verdict::Probation(_), Verdict::Promote(_)))).1
+    };
+    assert!(goes(1024, 5004, 7) && goes(443, 5004, 7));
+    assert!(!goes(53, 5004, 7) && !goes(123, 5004, 7) && !goes(1023, 5004, 7));
+    assert!(goes(5000, 4342, 0x4500_0080) && goes(5000, 4341, 0x5500_0080));
+    for first in [0x4500_0080, 0x6000_0000] {
+        assert!(!goes(5000, 4341, first) && !goes(4341, 5000, first), "{first:x}");
+    }
+}
+
+#[test]
 fn marks_are_never_zero_and_tell_streams_of_one_place_apart() {
     let mut streams = Streams::new(8, TscRate::new(SECOND), &mut Heap);
     assert_eq!(streams.next_mark(0), 8);

@@ -18,7 +18,7 @@ pub enum Packet {
         /// Packet type, 192-223.
         packet_type: u8,
     },
-    /// STUN with its cookie and the right length (RFC 8489).
+    /// STUN with the right length and its cookie (RFC 8489), or from before there was one (RFC 3489).
     Stun,
     /// A DTLS record (RFC 6347).
     Dtls,
@@ -121,9 +121,9 @@ impl Packet {
         match payload[0] {
             0..=3 => match payload.first_chunk::<20>() {
                 Some(stun)
-                    if be32(stun, 4) == COOKIE
-                        && be16(stun, 2) as usize + 20 == len
-                        && len.is_multiple_of(4) =>
+                    if be16(stun, 2) as usize + 20 == len
+                        && len.is_multiple_of(4)
+                        && (be32(stun, 4) == COOKIE || is_classic_stun(payload, len)) =>
                 {
                     Packet::Stun
                 }
@@ -142,6 +142,25 @@ impl Packet {
             _ => Packet::Other,
         }
     }
+}
+
+/// A binding or shared-secret message of RFC 3489, by its type and its attributes, which fill it. One without any shows
+/// too little.
+fn is_classic_stun(payload: &[u8], len: usize) -> bool {
+    if payload.len() != len
+        || !matches!(be16(payload, 0), 0x0001 | 0x0101 | 0x0111 | 0x0002 | 0x0102 | 0x0112)
+    {
+        return false;
+    }
+    let mut attributes = &payload[20..];
+    while let Some((head, rest)) = attributes.split_first_chunk::<4>() {
+        let Some(behind) = rest.get(be16(head, 2) as usize..).filter(|_| (1..=11).contains(&be16(head, 0)))
+        else {
+            return false;
+        };
+        attributes = behind;
+    }
+    attributes.is_empty() && len > 20
 }
 
 #[cfg(test)]
@@ -237,6 +256,19 @@ mod tests {
         stun[3] = 0;
         stun[4] = 0;
         assert_eq!(read(&stun), Packet::Other, "cookie");
+        let classic = [&stun[..], &[0, 3, 0, 4, 0, 0, 0, 0]].concat();
+        for (at, value, found) in [
+            (3, 8, Packet::Stun),
+            (0, 2, Packet::Other),
+            (21, 12, Packet::Other),
+            (23, 3, Packet::Other),
+            (23, 5, Packet::Other),
+        ] {
+            let mut changed = classic.clone();
+            changed[3] = 8;
+            changed[at] = value;
+            assert_eq!(read(&changed), found, "without a cookie, {value} at {at}");
+        }
         let mut dtls = [0u8; 14];
         dtls[..3].copy_from_slice(&[22, 0xfe, 0xfd]);
         dtls[12] = 1;

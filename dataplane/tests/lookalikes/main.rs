@@ -21,10 +21,11 @@ use frames::{Frames, STREAMS};
 use oracle::Oracle;
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::class::{Decision, Verdict};
-use tidegate_dataplane::classify::Classifier;
+use tidegate_dataplane::classify::{Ahead, Classifier};
 use tidegate_dataplane::policy::Policy;
 use tidegate_dataplane::port::Frame;
 use tidegate_dataplane::tsc::TscRate;
+use tidegate_dataplane::wire::express::Express;
 
 /// Nanoseconds from one frame to the next.
 const STEP: u64 = 20_000;
@@ -77,9 +78,11 @@ fn run(seed: u64, count: u64) -> Tally {
             let frame = frames.true_packet(stream, round);
             now += STEP;
             let usual = {
-                let mut ahead = classifier.look_ahead(frame, frame.len() as u32);
-                classifier.find_ahead(&mut ahead);
-                ahead.is_some_and(|ahead| classifier.express(&ahead, now))
+                let lookout = classifier.lookout().unwrap();
+                let mut ahead = lookout.look(frame, frame.len() as u32);
+                lookout.find(&mut ahead);
+                let packet = Express::of(frame).unwrap();
+                matches!(ahead, Ahead::Rtp(shot) if classifier.express(&shot, &packet, now))
             };
             let decision = classifier.classify(&Bytes(frame), now);
             let goes = matches!(decision.verdict, Verdict::Bypass | Verdict::Promote(_));

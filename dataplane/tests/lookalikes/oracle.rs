@@ -137,7 +137,7 @@ impl Oracle {
     }
 
     fn rtp(&mut self, udp: &Udp<'_>, goes: bool) -> bool {
-        if udp.sport < 1024 || matches!(udp.src[0], 0 | 127 | 224..) {
+        if udp.sport < 1024 && udp.sport != 443 || matches!(udp.src[0], 0 | 127 | 224..) {
             return false;
         }
         let ssrc = (be16(udp.payload, 8) as u32) << 16 | be16(udp.payload, 10) as u32;

@@ -139,14 +139,15 @@ impl Image {
             other => return Err(ImageError::NotWaiting(other)),
         }
         qmp.set_capabilities(&[("x-ignore-shared", !full), ("events", true)])?;
-        let memory = if full {
-            None
-        } else {
-            let ram = GuestRam::of(qmp)?;
-            let hashes = PageHashes::zeroed(ram.pages());
-            Some(Memory { ram, hashes })
-        };
+        let memory = if full { None } else { Some(GuestRam::of(qmp)?) };
+        let memory = memory.map(|ram| Memory { hashes: PageHashes::zeroed(ram.pages()), ram });
         Ok(Image { memory, state: ImageState::Empty, newest: None })
+    }
+
+    #[cfg(test)]
+    fn over(ram: GuestRam) -> Image {
+        let memory = Some(Memory { hashes: PageHashes::zeroed(ram.pages()), ram });
+        Image { memory, state: ImageState::Empty, newest: None }
     }
 
     /// Where it stands.

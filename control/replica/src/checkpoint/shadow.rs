@@ -146,3 +146,74 @@ fn compare(ram: &GuestRam, candidates: Option<&PageSet>, first: usize, chunk: &m
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn ram(directory: &tempfile::TempDir, pages: usize) -> GuestRam {
+        let path = directory.path().join("ram");
+        fs::write(&path, vec![0; pages * PAGE]).unwrap();
+        GuestRam::open(&path).unwrap()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+        /// However many threads compare, and with candidates that cover the change: the same pages, the whole digest.
+        #[test]
+        fn what_changed_is_found(
+            pages in 1_usize..400,
+            threads in 1_usize..5,
+            rounds in proptest::collection::vec(
+                proptest::collection::vec((0_usize..400, proptest::prelude::any::<u8>()), 0..20), 1..5),
+        ) {
+            let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+            let ram = ram(&directory, pages);
+            let (mut all, mut some) = (Shadow::new(pages, threads), Shadow::new(pages, threads));
+            for writes in rounds {
+                let mut candidates = PageSet::empty(pages);
+                for (page, fill) in writes.into_iter().map(|(page, fill)| (page % pages, fill)) {
+                    ram.write(page, &[fill; PAGE]).unwrap();
+                    candidates.insert(page);
+                }
+                let before = all.bytes().to_vec();
+                let found = all.collect(&ram, None);
+                proptest::prop_assert_eq!(&some.collect(&ram, Some(&candidates)), &found);
+                let now = fs::read(ram.path()).unwrap();
+                let changed: Vec<u32> = (0..pages)
+                    .filter(|page| now[page * PAGE..][..PAGE] != before[page * PAGE..][..PAGE])
+                    .map(|page| page as u32)
+                    .collect();
+                proptest::prop_assert_eq!(&found.numbers, &changed);
+                for (number, content) in found.numbers.iter().zip(found.bytes.chunks(PAGE)) {
+                    proptest::prop_assert!(content == &now[*number as usize * PAGE..][..PAGE]);
+                }
+                let whole = now.chunks(PAGE).enumerate();
+                let sum = whole.fold(0_u128, |sum, (number, page)| sum.wrapping_add(page_hash(number as u32, page)));
+                proptest::prop_assert_eq!(all.digest(), RamDigest(sum));
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_copy_comes_in_bounded_chunks_without_zeros() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let ram = ram(&directory, 1000);
+        for page in (100..900).chain([999]) {
+            ram.write(page, &[page as u8 | 1; PAGE]).unwrap();
+        }
+        let mut shadow = Shadow::new(1000, 1);
+        let mut numbers = Vec::new();
+        while let Some(chunk) = shadow.seed(&ram) {
+            assert!(!chunk.numbers.is_empty() && chunk.bytes.len() <= 1 << 20);
+            numbers.extend(chunk.numbers);
+        }
+        let wanted: Vec<u32> = (100..900).chain([999]).collect();
+        assert_eq!(numbers, wanted);
+        assert_eq!(shadow.seeded(), 1000);
+        assert!(shadow.collect(&ram, None).numbers.is_empty());
+        shadow.reset();
+        assert_eq!(shadow.digest(), Shadow::new(1000, 1).digest());
+    }
+}

@@ -174,6 +174,12 @@ impl Taker {
         }
     }
 
+    /// The largest stream and the longest time, from now on.
+    pub fn set_limits(&mut self, device_limit: usize, within: Duration) {
+        self.options.device_limit = device_limit;
+        self.options.within = within;
+    }
+
     /// The next chunk (at most 1 MiB) of the first copy, taken while the VM runs; `None` when it is complete, or when
     /// none is needed. Whoever sends it sets the pace. Chunks come before the first checkpoint, not after.
     pub fn seed(&mut self) -> Option<Pages> {

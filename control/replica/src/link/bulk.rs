@@ -391,3 +391,6 @@ impl Numbers<'_> {
         self.take().map(u128::from_be_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use std::time::Instant;
 /// Whom to dial, and as whom.
 #[derive(Clone, Debug)]
 pub struct Dial {
-    /// `HOST:PORT` of the listener.
+    /// `HOST:PORT` of the listener. Looking a name up takes as long as the resolver does; an address takes no time.
     pub address: String,
     /// The listener's node name: its certificate must carry it. Empty on loopback: any.
     pub peer: String,

@@ -177,7 +177,7 @@ impl<W: Write> FrameWriter<W> {
         // Until proven otherwise: a frame that is half out ends the connection.
         self.dead = true;
         let began = Instant::now();
-        if length <= kind.max().min(16 << 10) {
+        if length <= 16 << 10 {
             // One segment, one TLS record.
             self.small.clear();
             self.small.extend_from_slice(&header);
@@ -303,14 +303,10 @@ impl<R: Read> FrameReader<R> {
             let bytes = self.buffer.get(at..at + 4).and_then(|b| b.try_into().ok());
             u32::from_be_bytes(bytes.unwrap_or_default())
         };
-        let (magic, kind) = (word(0).to_be_bytes(), word(0) as u16);
-        if magic[..2] != MAGIC {
-            return Err(protocol(match magic[..2] {
-                [0x16, 3] => "it speaks TLS, and no certificates are configured here (--certs DIR)",
-                [0x15, 3] => "it wants TLS: configure certificates (--certs DIR)",
-                _ => "this is no tidegate link",
-            }));
+        if let Some(stranger) = self.stranger() {
+            return Err(stranger);
         }
+        let kind = word(0) as u16;
         let number = kind;
         let kind = Kind::of(number).filter(|kind| allowed.contains(kind));
         let kind = kind.ok_or_else(|| protocol(format!("a frame of kind {number} is out of place")))?;
@@ -359,6 +355,20 @@ impl<R: Read> FrameReader<R> {
     }
 
     fn ended(&self, error: io::Error) -> LinkError {
-        if self.filled == 0 { LinkError::Closed } else { error.into() }
+        match self.stranger() {
+            _ if self.filled == 0 => LinkError::Closed,
+            Some(stranger) => stranger,
+            None => error.into(),
+        }
+    }
+
+    /// What a frame that does not begin like one tells of the peer.
+    fn stranger(&self) -> Option<LinkError> {
+        let magic = self.buffer.get(..2).filter(|magic| self.filled >= 2 && *magic != MAGIC)?;
+        Some(protocol(match magic {
+            [0x16, 3] => "it speaks TLS, and no certificates are configured here (--certs DIR)",
+            [0x15, 3] => "it wants TLS: configure certificates here too (--certs DIR)",
+            _ => "this is no tidegate link",
+        }))
     }
 }

@@ -228,6 +228,11 @@ pub enum Down {
         /// Why.
         reason: String,
     },
+    /// From a witness: beat `seq` was heard; its sender holds no lease and asked for none.
+    Noted {
+        /// Of the beat.
+        seq: u64,
+    },
     /// The complete checkpoint is here, verified and applied: it may be committed.
     Acked {
         /// Which.

@@ -25,3 +25,6 @@ pub mod wire;
 
 pub use envelope::LinkError;
 pub use wire::{Receiver, Sender, Wire};
+
+#[cfg(test)]
+mod tests;

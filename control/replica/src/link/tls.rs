@@ -8,6 +8,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, Se
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,7 +108,14 @@ impl Keys {
     ) -> Result<StreamOwned<ClientConnection, Socket>, LinkError> {
         let mut connection = ClientConnection::new(self.client.clone(), name(peer)?).map_err(broken)?;
         while connection.is_handshaking() {
-            connection.complete_io(&mut socket).map_err(|e| explain(e.into()))?;
+            connection.complete_io(&mut socket).map_err(|e| match e.kind() {
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                    let why =
+                        "the peer ended the TLS handshake: are certificates configured there (--certs DIR)?";
+                    LinkError::Refused(why.to_owned())
+                }
+                _ => explain(e.into()),
+            })?;
         }
         agreed(connection.alpn_protocol())?;
         Ok(StreamOwned::new(connection, socket))

@@ -138,6 +138,17 @@ impl<M: Message, W: Write> Sender<M, W> {
     }
 }
 
+#[cfg(test)]
+impl<M, W: Write> Sender<M, W> {
+    pub(crate) fn frames(&mut self) -> &mut FrameWriter<W> {
+        &mut self.frames
+    }
+
+    pub(crate) fn wire(&mut self) -> &mut W {
+        self.frames.get_mut()
+    }
+}
+
 /// Receives messages of one kind.
 #[derive(Debug)]
 pub struct Receiver<M, R: Read = Wire> {

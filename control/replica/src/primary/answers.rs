@@ -56,7 +56,9 @@ fn hear(primary: &Primary, message: Down) -> Result<(), String> {
         }
         Down::GivenBack { reason } => primary.tell(News::GivenBack(reason)),
         Down::Bye { reason } => return Err(format!("the standby ended: {reason}")),
-        Down::Verdict { .. } | Down::Peer { .. } => return Err("the standby speaks as a witness".into()),
+        Down::Verdict { .. } | Down::Peer { .. } | Down::Noted { .. } => {
+            return Err("the standby speaks as a witness".into());
+        }
     }
     Ok(())
 }

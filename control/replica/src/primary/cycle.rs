@@ -37,7 +37,7 @@ pub struct Cycle<'p> {
     landed: Option<CheckpointId>,
     urged: bool,
     /// One was taken that is not handed to the link.
-    unsent: bool,
+    unsent: Option<CheckpointId>,
     closed_frames: u64,
 }
 
@@ -65,7 +65,7 @@ impl<'p> Cycle<'p> {
             last: None,
             landed: None,
             urged: false,
-            unsent: false,
+            unsent: None,
             closed_frames: 0,
         }
     }
@@ -81,11 +81,7 @@ impl<'p> Cycle<'p> {
         let primary = self.primary;
         let goes_on = welcome.newest.is_some_and(|newest| {
             let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
-            ours && self.taker.rebase(newest.id)
-                && self
-                    .taker
-                    .ram_bytes()
-                    .is_none_or(|_| self.taker.digest() == newest.digest || self.last != Some(newest.id))
+            ours && self.taker.rebase(newest.id) && self.taker.base() == newest.digest
         });
         primary.chronicle.tell(
             "session",
@@ -134,7 +130,7 @@ impl<'p> Cycle<'p> {
                 self.primary.chronicle.tell("seeding", json!({ "pages": pages }));
             }
         }
-        let digest = self.taker.digest().unwrap_or_default();
+        let digest = self.taker.base().unwrap_or_default();
         self.hand_over(loads, Freight::SeedEnd(digest))?;
         let deadline = Instant::now() + SEEDED_WITHIN;
         loop {
@@ -243,7 +239,7 @@ impl<'p> Cycle<'p> {
         let bytes = device_bytes + pages * crate::checkpoint::PAGE;
         primary.flight.depart(id, !begins, self.ran);
         self.last = Some(id);
-        self.unsent = false;
+        self.unsent = None;
         primary.chronicle.checkpoint(
             pause.all,
             bytes as u64,
@@ -274,7 +270,7 @@ impl<'p> Cycle<'p> {
             pause.close = lap();
             let taken = self.taker.take(&mut driving, id).map_err(|e| e.to_string())?;
             driving.answered();
-            self.unsent = true;
+            self.unsent = Some(id);
             pause.save = lap();
             pause.take = taken.timings;
             primary.chronicle.step("save", id.epoch);
@@ -317,13 +313,12 @@ impl<'p> Cycle<'p> {
         Ok((id, true))
     }
 
-    /// A checkpoint that was taken and is not sent: the next difference starts from the last one that was.
+    /// A checkpoint that was taken and is not sent: the next one holds what it held.
     fn back_to_what_was_sent(&mut self) -> Result<(), Over> {
-        let unsent = std::mem::take(&mut self.unsent);
-        let based = !unsent || self.last.is_some_and(|last| self.taker.rebase(last));
-        based
+        let withdrawn = self.unsent.take().is_none_or(|id| self.taker.withdraw(id));
+        withdrawn
             .then_some(())
-            .ok_or_else(|| Over::Lost("the first checkpoint is void: the copy begins anew".into()))
+            .ok_or_else(|| Over::Lost("a checkpoint was lost: the copy begins anew".into()))
     }
 
     /// The session is over.

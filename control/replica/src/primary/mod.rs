@@ -126,15 +126,16 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
     let options = TakeOptions {
         full: args.full,
         threads: args.compare_threads.map_or(0, |n| n as usize),
-        writers: [i32::try_from(plane.pid()).ok(), None],
+        soft_dirty: !args.compare_all && !args.full,
         ..TakeOptions::default()
     };
     let (disks, taker) = {
         let mut driving = vm.drive();
         let disks = DiskGuard::new(&mut driving, args.disks, args.disk_hook.as_deref())?;
-        let taker = Taker::prepare(&mut driving, options);
+        let mut taker = Taker::prepare(&mut driving, options).map_err(|e| e.to_string())?;
+        taker.set_writers(&[i32::try_from(plane.pid()).unwrap_or(0)]);
         driving.answered();
-        (disks, taker.map_err(|e| e.to_string())?)
+        (disks, taker)
     };
     let (news, heard) = mpsc::channel();
     let chronicle = Chronicle::new("replicate", args.vm.json);

@@ -9,6 +9,8 @@ mod error;
 mod line;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::silent;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked whether the primary lives.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long QEMU may take to load the checkpoint.
+const LOAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long the first frames of the promoted guest are waited for, for the report.
 const FIRSTS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -65,7 +67,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), String
     let (id, timings) = {
         let mut image = standby.image();
         let mut driving = standby.vm.drive();
-        let timings = image.load(&mut driving).map_err(|e| e.to_string())?;
+        let timings = image.load(&mut driving, LOAD_WITHIN).map_err(|e| e.to_string())?;
         (image.newest().ok_or("the image forgot what it loaded")?, timings)
     };
     let loaded = monotonic_ns();

@@ -59,7 +59,7 @@ fn a_reference_that_outlives_its_stream_is_harmless() {
         bench.rtp(40000, 1, ssrc);
     }
     bench.classifier.waiting(old.stream, 9999);
-    bench.classifier.departed(old, bench.now);
+    bench.classifier.departed([old].into_iter(), bench.now);
     for ssrc in 192..200 {
         bench.rtp(40000, 2, ssrc);
         let Promote(stream) = bench.pass(&sample::udp(40000, 5004, &sample::rtp(3, ssrc))) else { panic!() };
@@ -70,7 +70,7 @@ fn a_reference_that_outlives_its_stream_is_harmless() {
     for wild in [0, 1, 7, u32::MAX] {
         bench.classifier.waiting(StreamRef(wild), 1);
         bench.classifier.take_waiting(StreamRef(wild));
-        bench.classifier.departed(Media { stream: StreamRef(wild), ..old }, 1);
+        bench.classifier.departed([Media { stream: StreamRef(wild), ..old }].into_iter(), 1);
     }
 }
 
@@ -80,7 +80,7 @@ fn quality_is_that_of_departures() {
     for n in 0..100u16 {
         let decision = bench.decide(&sample::udp(40000, 5004, &sample::rtp(n, 7)));
         let left = bench.now / (400 * MS) * 400 * MS + 400 * MS;
-        bench.classifier.departed(decision.media.unwrap(), left);
+        bench.classifier.departed(decision.media.into_iter(), left);
     }
     let report = &bench.streams()[0];
     assert_eq!(report.clock_rate, Some(8000));
@@ -99,7 +99,7 @@ fn a_dynamic_payload_type_shows_its_clock() {
             payload[4..8].copy_from_slice(&(u32::MAX - 4000).wrapping_add(n * clock / 50).to_be_bytes());
             let frame = sample::udp(40000, 5004, &payload);
             let decision = bench.decide(&frame);
-            bench.classifier.departed(decision.media.unwrap(), bench.now);
+            bench.classifier.departed(decision.media.into_iter(), bench.now);
             if n == 20 {
                 assert_eq!(bench.streams()[0].clock_rate, None);
             }
