@@ -31,6 +31,8 @@ const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// From the call's setup to its end: a failover lies within.
 const CALL: Duration = Duration::from_millis(4500);
 const LOOK: Duration = Duration::from_millis(10);
+/// The file that a trial with a fault leaves beside its logs.
+pub const VERDICT: &str = "told.json";
 
 /// What all trials share.
 pub struct World<'a> {
@@ -138,7 +140,8 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     if let Some(stands) = traffic.goes_on(&since, FLOWS_WITHIN)? {
         return Err(Failure::new(format!("{stands} did not get going within {FLOWS_WITHIN:?}")));
     }
-    let mut outcome = Outcome { blow, set_up_ms: ms(begin), ..Outcome::default() };
+    let guarded = matches!(world.means, Means::Programs(_));
+    let mut outcome = Outcome { blow, guarded, set_up_ms: ms(begin), ..Outcome::default() };
 
     match blow {
         Some(blow) => death(&mut outcome, blow, &mut hosts, &mut replication, &mut traffic)?,
@@ -175,7 +178,9 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     } else {
         outcome.logs = hosts.iter().map(|host| host.scratch().path().display().to_string()).collect();
         let told = serde_json::json!({ "primary": primary, "backup": backup, "outcome": outcome.to_json() });
-        let _ = std::fs::write(hosts[1].scratch().file("told.json"), told.to_string());
+        for host in &hosts {
+            let _ = std::fs::write(host.scratch().file(VERDICT), told.to_string());
+        }
     }
     Ok(outcome)
 }
