@@ -151,7 +151,7 @@ impl Programs {
         };
         let (standby, told) =
             program("standby", b).args(&format!("--listen {listen}")).start_telling(b.scratch(), "standby")?;
-        let backup = Telling::read(told);
+        let backup = Telling::read(told, &b.scratch().file("told.jsonl"));
         let (relay, to) = match victim.filter(|victim| victim.needs_relay()) {
             Some(_) => {
                 let (relay, to) = Relay::open(&network.hosts[0], listen)?;
@@ -165,7 +165,8 @@ impl Programs {
         let (replicate, told) = program("replicate", a)
             .args(&format!("--to {to} --interval 100ms"))
             .start_telling(a.scratch(), "replicate")?;
-        Ok(Programs { replicate, standby, primary: Telling::read(told), backup, relay })
+        let primary = Telling::read(told, &a.scratch().file("told.jsonl"));
+        Ok(Programs { replicate, standby, primary, backup, relay })
     }
 
     fn failure(&self, what: &str) -> Failure {

@@ -1,7 +1,9 @@
 //! What a replication process tells on its standard output, a line of JSON an event, read at once: a test that kills
 //! right after a step of a checkpoint cannot look into a file every now and then.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::ChildStdout;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,13 +53,18 @@ pub struct Telling {
 }
 
 impl Telling {
-    /// Reads until the process ends.
-    pub fn read(output: ChildStdout) -> Telling {
+    /// Reads until the process ends. The lines go to the file `log` too.
+    pub fn read(output: ChildStdout, log: &Path) -> Telling {
+        let mut log = File::create(log).ok();
         let shared = Arc::new(Shared::default());
         let reader = Arc::clone(&shared);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 reader.take(&line);
+                // After what had to be done at once.
+                if let Some(log) = &mut log {
+                    let _ = writeln!(log, "{line}");
+                }
             }
             reader.lock().ended = true;
             reader.told.notify_all();
@@ -110,7 +117,7 @@ mod tests {
 
     fn told(lines: &str) -> Telling {
         let mut child = Command::new("printf").arg(lines).stdout(Stdio::piped()).spawn().expect("printf");
-        let telling = Telling::read(child.stdout.take().expect("asked for"));
+        let telling = Telling::read(child.stdout.take().expect("asked for"), Path::new("/dev/null"));
         let _ = child.wait();
         telling
     }
