@@ -4,6 +4,8 @@
 #   tg.vlanN=ID,ADDRESS[,ADDRESS..]  a VLAN on ethN and its addresses
 #   tg.serve=ADDRESS                 SIP servers that echo RTP (by UDP and by TCP), and an iperf3 server, there
 #   tg.relay=ADDRESS                 a SIP proxy and registrar and its media relay there
+#   tg.accounts=ADDRESS              two iperf3 servers there, one a direction
+#   tg.teller=WORD[,WORD..]          start the teller with these words (see src/bin/teller.rs)
 #   tg.beacon=WORD[,WORD..]          start the beacon with these words (see src/bin/beacon.rs)
 # Then it takes commands from the serial line: "ID COMMAND" is answered by "TG-DONE ID STATUS".
 /bin/busybox mkdir -p /bin /proc /sys /dev /tmp /run
@@ -77,6 +79,14 @@ for word in $(cat /proc/cmdline); do
             [ $tries = 300 ] && echo "GUEST-FAULT no relay: $(tail -n 1 /tmp/kamailio.log /tmp/rtpengine.log)" && break
             usleep 100000
         done
+        ;;
+    tg.accounts=*)
+        iperf3 -s -D -B "$value" -p 5201 >/tmp/iperf3.log 2>&1
+        iperf3 -s -D -B "$value" -p 5202 >/tmp/iperf3-2.log 2>&1
+        ;;
+    tg.teller=*)
+        # shellcheck disable=SC2046 # the words are meant to be split
+        teller $(echo "$value" | tr , ' ') &
         ;;
     tg.beacon=*)
         # shellcheck disable=SC2046 # the words are meant to be split

@@ -25,10 +25,22 @@ pub struct Capture {
 impl Capture {
     /// Captures both directions at the namespace's end of the wire, from now on.
     pub fn start(namespace: &Namespace, scratch: &Scratch, label: &str) -> Result<Capture> {
+        Capture::start_on("eth0", "", namespace, scratch, label)
+    }
+
+    /// Captures on another interface; `way` narrows it: `-Q in` leaves out what the namespace sends there.
+    pub fn start_on(
+        interface: &str,
+        way: &str,
+        namespace: &Namespace,
+        scratch: &Scratch,
+        label: &str,
+    ) -> Result<Capture> {
         let file = scratch.file(&format!("{label}.pcap"));
         let mut running = Program::new("tcpdump")
             // Immediate: frames in a half-filled block would be lost with the order to stop.
-            .args(&format!("-i eth0 -n -U --immediate-mode --time-stamp-precision nano -s {SNAP} -B 32768"))
+            .args(&format!("-i {interface} -n -U --immediate-mode --time-stamp-precision nano -s {SNAP} -B 32768"))
+            .args(way)
             // Not as another user: the scratch directory is root's.
             .args("-Z root -w")
             .arg(file.display().to_string())

@@ -1,5 +1,5 @@
-//! The test guest's user space: Debian's kernel modules, busybox, sipp, iperf3 and the beacon, and for calls between
-//! phones outside kamailio and rtpengine, as an initramfs. Built once and kept under a name that is a digest of everything that goes into it.
+//! The test guest's user space: Debian's kernel modules, busybox, sipp, iperf3 and the beacon, for calls between
+//! phones outside kamailio and rtpengine, for failovers the teller, as an initramfs. Built once and kept under a name that is a digest of everything that goes into it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -28,6 +28,18 @@ pub enum Service {
     Echo,
     /// kamailio connects phones that are outside, rtpengine relays their media.
     Relay,
+    /// The teller keeps accounts and talks, iperf3 serves both ways: what a failover must not break, and no more.
+    Accounts,
+}
+
+impl Service {
+    /// The program of the workspace that the guest runs.
+    fn own_program(self) -> &'static str {
+        match self {
+            Service::Echo | Service::Relay => "beacon",
+            Service::Accounts => "teller",
+        }
+    }
 }
 
 /// A kernel and its initramfs, ready for `-kernel` and `-initrd`.
@@ -40,7 +52,7 @@ pub struct GuestImage {
 }
 
 impl GuestImage {
-    /// The image with this beacon in it, from the cache or newly built.
+    /// The image with this beacon (or teller) in it, from the cache or newly built.
     pub fn build(beacon: &Path, service: Service) -> Result<GuestImage> {
         let release = newest_cloud_kernel()?;
         let kernel = PathBuf::from(format!("/boot/vmlinuz-{release}"));
@@ -76,10 +88,11 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
         |name: &str, mode: u32, content: Vec<u8>| files.insert(name.to_owned(), Entry { mode, content });
     put("init", 0o755, INIT.as_bytes().to_vec());
     put("bin/busybox", 0o755, read(Path::new("/bin/busybox"), "busybox-static")?);
-    put("bin/beacon", 0o755, read(beacon, "the workspace itself")?);
+    put(&format!("bin/{}", service.own_program()), 0o755, read(beacon, "the workspace itself")?);
     let mut libraries = needed_libraries(beacon)?;
     let programs: &[(&str, &str)] = match service {
         Service::Echo => &[("sipp", "sip-tester"), ("iperf3", "iperf3")],
+        Service::Accounts => &[("iperf3", "iperf3")],
         Service::Relay => {
             &[("kamailio", "kamailio"), ("rtpengine", "rtpengine-daemon"), ("openssl", "openssl")]
         }

@@ -35,7 +35,7 @@ pub const VLAN: u16 = 7;
 /// The guest's user space lives in its memory, and that of [`Service::Relay`] is 190 MiB.
 const fn guest_memory_mib(service: Service) -> u32 {
     match service {
-        Service::Echo => 192,
+        Service::Echo | Service::Accounts => 192,
         Service::Relay => 768,
     }
 }
@@ -101,7 +101,7 @@ impl Laboratory {
             client: setting.plane_is_client,
         };
         let serve = match service {
-            Service::Echo => "serve",
+            Service::Echo | Service::Accounts => "serve",
             Service::Relay => "relay",
         };
         let guest_plan = qemu::Plan {
@@ -118,6 +118,7 @@ impl Laboratory {
                  tg.beacon=wait={},udp4=10.9.0.1:9700,udp6=[fd09::1]:9700,vlan=10.9.7.255:9700,tcp=10.9.0.1:9701",
                 qemu::GO
             ),
+            waits: false,
         };
         // Whoever is the vhost-user server starts first.
         let (guest, plane) = if setting.plane_is_client {

@@ -28,6 +28,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod scratch;
+pub mod survival;
 pub mod tool_stack;
 pub mod virtio;
 pub mod wall_clock;

@@ -1,16 +1,15 @@
 //! A phone outside: baresip with an account at the guest's proxy, told what to do over its control port.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Context, Result};
 use crate::laboratory::GUEST_IP;
 use crate::namespace::Namespace;
 use crate::process::{Program, Running, run};
@@ -175,16 +174,11 @@ fn control_port(number: u16) -> u16 {
     4440 + number
 }
 
-/// Connects to a port of the namespace's own loopback. A socket stays in the namespace it was made in, so a thread
-/// that goes there and ends is enough.
+/// Connects to a port of the namespace's own loopback.
 fn connect_inside(namespace: &Namespace, port: u16) -> Result<TcpStream> {
-    let path = Path::new("/run/netns").join(namespace.name());
-    let connect = move || {
-        let file = File::open(&path).context(|| format!("cannot open {}", path.display()))?;
-        setns(&file, CloneFlags::CLONE_NEWNET).context(|| format!("cannot enter {}", path.display()))?;
+    namespace.enter(move || {
         TcpStream::connect(("127.0.0.1", port)).context(|| format!("cannot connect to port {port} there"))
-    };
-    std::thread::spawn(connect).join().map_err(|_| Failure::new("the connecting thread panicked"))?
+    })
 }
 
 /// Writes what baresip reads at its start.

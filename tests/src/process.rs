@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{self, Signal};
@@ -29,6 +29,7 @@ pub struct Program {
     arguments: Vec<String>,
     namespace: Option<String>,
     directory: Option<PathBuf>,
+    variables: Vec<(String, String)>,
 }
 
 impl Program {
@@ -39,6 +40,7 @@ impl Program {
             arguments: Vec::new(),
             namespace: None,
             directory: None,
+            variables: Vec::new(),
         }
     }
 
@@ -66,11 +68,30 @@ impl Program {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Program {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts it; its output (both streams) goes to `LABEL.log` in the scratch directory.
     pub fn start(self, scratch: &Scratch, label: &str) -> Result<Running> {
         let log = scratch.file(&format!("{label}.log"));
         let output = File::create(&log).context(|| format!("cannot write {}", log.display()))?;
         let errors = output.try_clone().context(|| format!("cannot write {}", log.display()))?;
+        self.spawn(label, log, output.into(), errors)
+    }
+
+    /// Starts a program that tells things on its standard output: that is handed back, the log has its errors.
+    pub fn start_telling(self, scratch: &Scratch, label: &str) -> Result<(Running, ChildStdout)> {
+        let log = scratch.file(&format!("{label}.log"));
+        let errors = File::create(&log).context(|| format!("cannot write {}", log.display()))?;
+        let mut running = self.spawn(label, log, Stdio::piped(), errors)?;
+        let told = running.child.stdout.take().expect("it was asked for");
+        Ok((running, told))
+    }
+
+    fn spawn(self, label: &str, log: PathBuf, output: Stdio, errors: File) -> Result<Running> {
         // Both wrappers exec their program, so the pid below is the program's own and the signal that
         // is asked for here survives into it.
         let mut command = Command::new("setpriv");
@@ -78,7 +99,7 @@ impl Program {
         if let Some(namespace) = &self.namespace {
             command.args(["ip", "netns", "exec", namespace]);
         }
-        command.arg(&self.program).args(&self.arguments);
+        command.arg(&self.program).args(&self.arguments).envs(self.variables);
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }

@@ -71,6 +71,8 @@ pub struct Plan {
     pub nics: Vec<Nic>,
     /// What it is to do: words for its kernel command line (see `guest/init.sh`).
     pub words: String,
+    /// It does not boot but waits for a state to be loaded.
+    pub waits: bool,
 }
 
 /// A running guest.
@@ -121,6 +123,9 @@ impl Guest {
             .arg(plan.image.initramfs.display().to_string())
             .arg("-append")
             .arg(format!("console=ttyS0 quiet mitigations=off no_timer_check {}", plan.words));
+        if plan.waits {
+            program = program.args("-incoming defer");
+        }
         for (index, nic) in plan.nics.iter().enumerate() {
             for option in nic.options(index) {
                 program = program.arg(option);
@@ -178,6 +183,16 @@ impl Guest {
             answer.ok_or_else(|| self.complaint(&format!("did not finish {line:?} within {timeout:?}")))?;
         crate::ensure!(status == "0", "`{line}` in the guest ended with {status}:\n{output}");
         Ok(output)
+    }
+
+    /// The file that is the guest's memory.
+    pub fn memory(&self) -> &Path {
+        &self.memory_file
+    }
+
+    /// The monitor's socket.
+    pub fn monitor_socket(&self) -> &Path {
+        &self.monitor
     }
 
     /// A connection to QEMU's monitor. It takes one at a time: this is the tool stack's.

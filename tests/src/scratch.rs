@@ -42,6 +42,11 @@ impl Scratch {
 
     /// The test has passed: nobody will want to read what is in here.
     pub fn passed(mut self) {
+        self.forget();
+    }
+
+    /// The same for one that something else still uses: it goes when that has ended.
+    pub fn forget(&mut self) {
         self.keep = false;
     }
 

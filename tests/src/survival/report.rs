@@ -1,0 +1,194 @@
+//! The sums over all trials of a run.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::outcome::Outcome;
+
+/// At least this share of the kills must find something held.
+pub const HELD_SHARE: f64 = 0.8;
+
+/// All trials of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Under the policy that is tried.
+    pub trials: Vec<Outcome>,
+    /// Under `bypass-all`.
+    pub unsafe_trials: Vec<Outcome>,
+    /// Without a death.
+    pub control: Option<Outcome>,
+}
+
+/// Median and largest; null without values.
+fn spread(values: impl Iterator<Item = f64>) -> Value {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    let round = |value: f64| (value * 1e3).round() / 1e3;
+    match (sorted.get(sorted.len() / 2), sorted.last()) {
+        (Some(&median), Some(&max)) => json!({ "median": round(median), "max": round(max), "count": sorted.len() }),
+        _ => Value::Null,
+    }
+}
+
+impl Report {
+    fn sum(trials: &[Outcome], of: impl Fn(&Outcome) -> usize) -> usize {
+        trials.iter().map(of).sum()
+    }
+
+    fn reported(&self, key: &'static str) -> Value {
+        spread(self.trials.iter().filter_map(|trial| trial.reported(key)))
+    }
+
+    /// Of the kills the share that found something held.
+    pub fn held_share(&self) -> f64 {
+        let held = self.trials.iter().filter(|trial| trial.held()).count();
+        if self.trials.is_empty() { 1.0 } else { held as f64 / self.trials.len() as f64 }
+    }
+
+    /// What was promised and is not so.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (at, trial) in self.trials.iter().enumerate() {
+            let victim = trial.blow.map_or("none", |blow| blow.victim.name());
+            let logs = if trial.logs.is_empty() { String::new() } else { format!(" (logs: {})", trial.logs.join(" ")) };
+            faults.extend(
+                trial.faults().iter().map(|fault| format!("trial {at}, {victim} at {}: {fault}{logs}", trial.moment)),
+            );
+        }
+        for fault in self.control.iter().flat_map(Outcome::faults) {
+            faults.push(format!("control run: {fault}"));
+        }
+        if self.held_share() < HELD_SHARE {
+            faults.push(format!("only {:.0} % of the kills found something held", self.held_share() * 100.0));
+        }
+        let lost: u64 = self.unsafe_trials.iter().map(|trial| trial.lost_acks).sum();
+        let broken = Report::sum(&self.unsafe_trials, |trial| trial.broken.len());
+        if !self.unsafe_trials.is_empty() && (lost == 0 || broken == 0) {
+            faults.push(format!(
+                "bypass-all must lose acknowledgements and break connections, and has {lost} and {broken}: this test sees nothing"
+            ));
+        }
+        faults
+    }
+
+    /// The last line of `--json`.
+    pub fn to_json(&self) -> Value {
+        let trials = &self.trials;
+        let mut moments: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        let mut victims: BTreeMap<&str, usize> = BTreeMap::new();
+        for trial in trials {
+            let moment = moments.entry(trial.moment).or_default();
+            moment.0 += 1;
+            moment.1 += usize::from(trial.held());
+            *victims.entry(trial.blow.map_or("none", |blow| blow.victim.name())).or_default() += 1;
+        }
+        let moments: BTreeMap<_, _> = moments
+            .into_iter()
+            .map(|(moment, (kills, held))| (moment, json!({ "kills": kills, "with_frames_held": held })))
+            .collect();
+        let lost = |trials: &[Outcome]| trials.iter().map(|trial| trial.lost_acks).sum::<u64>();
+        let unsafe_trials = &self.unsafe_trials;
+        json!({
+            "kills": trials.len(),
+            "lost_acks": lost(trials),
+            "broken_tcp": Report::sum(trials, |trial| trial.broken.len()),
+            "early_releases": Report::sum(trials, |trial| trial.early.len()),
+            "outage_ms": spread(trials.iter().filter_map(Outcome::outage_ms)),
+            "detect_ms": self.reported("detection_ms"),
+            "load_ms": self.reported("load_ms"),
+            "pause_ms": spread(trials.iter().flat_map(|trial| trial.pauses_ms.iter().copied())),
+            "checkpoint_bytes": spread(trials.iter().flat_map(|trial| trial.bytes.iter().copied())),
+            "rtp_seen_twice": Report::sum(trials, |trial| trial.heard.twice),
+            "bypass_all": {
+                "kills": unsafe_trials.len(),
+                "lost_acks": lost(unsafe_trials),
+                "broken_tcp": Report::sum(unsafe_trials, |trial| trial.broken.len()),
+                "early_releases": Report::sum(unsafe_trials, |trial| trial.early.len()),
+            },
+            "decision_ms": self.reported("decision_ms"),
+            "run_ms": self.reported("run_ms"),
+            "first_frame_ms": self.reported("first_frame_ms"),
+            "first_rtp_ms": self.reported("first_rtp_ms"),
+            "promotions": trials.iter().filter(|trial| trial.promotion.is_some()).count(),
+            "both_spoke": Report::sum(trials, |trial| trial.both_spoke),
+            "calls_broken": trials.iter().filter(|trial| trial.call.is_some()).count(),
+            "acknowledged": trials.iter().map(|trial| trial.acknowledged).sum::<u64>(),
+            "held_share": (self.held_share() * 1e3).round() / 1e3,
+            "by_moment": moments,
+            "by_victim": victims,
+            "trial_ms": spread(trials.iter().map(|trial| trial.all_ms as f64)),
+            "control": self.control.as_ref().map(|control| json!({
+                "seconds": control.protected_ms / 1000,
+                "promotions": control.promotions,
+                "fences": control.fences + usize::from(control.fenced_at_end),
+                "lost_acks": control.lost_acks,
+                "broken_tcp": control.broken.len(),
+                "acknowledged": control.acknowledged,
+                "checkpoints": control.pauses_ms.len(),
+                "pause_ms": spread(control.pauses_ms.iter().copied()),
+                "checkpoint_bytes": spread(control.bytes.iter().copied()),
+            })),
+            "faults": self.faults(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::survival::blow::{Struck, plan};
+    use crate::survival::seen::Heard;
+
+    fn trials(count: usize, held: usize) -> Vec<Outcome> {
+        let good = |(at, blow)| Outcome {
+            blow: Some(blow),
+            moment: "save",
+            struck: Some(Struck { at_ns: 1, held: u64::from(at < held) }),
+            promotion: Some(json!({ "load_ms": at, "detection_ms": 50.0 })),
+            numbered: [10, 10],
+            heard: Heard { packets: 10, twice: 0, gap_ns: 100_000_000, after: 5 },
+            pauses_ms: vec![10.0, 20.0],
+            ..Outcome::default()
+        };
+        plan(count, 0).into_iter().enumerate().map(good).collect()
+    }
+
+    fn harmless_bypass() -> Vec<Outcome> {
+        let mut trials = trials(1, 1);
+        trials[0].lost_acks = 2;
+        trials[0].broken = vec!["reset".to_owned()];
+        trials
+    }
+
+    #[test]
+    fn a_good_run_has_the_agreed_keys_and_no_faults() {
+        let report = Report { trials: trials(10, 8), unsafe_trials: harmless_bypass(), control: None };
+        assert_eq!(report.faults(), Vec::<String>::new());
+        let told = report.to_json();
+        assert_eq!((&told["kills"], &told["load_ms"]["median"], &told["load_ms"]["max"]), (&json!(10), &json!(5.0), &json!(9.0)));
+        for key in ["lost_acks", "broken_tcp", "early_releases", "rtp_seen_twice"] {
+            assert_eq!(told[key], 0, "{key}");
+        }
+        assert_eq!(told["outage_ms"]["median"], 100.0);
+        assert_eq!(told["pause_ms"]["max"], 20.0);
+        assert_eq!((&told["bypass_all"]["lost_acks"], &told["bypass_all"]["broken_tcp"]), (&json!(2), &json!(1)));
+        assert_eq!(told["by_moment"]["save"], json!({ "kills": 10, "with_frames_held": 8 }));
+    }
+
+    #[test]
+    fn a_run_with_too_little_held_or_a_blind_comparison_is_a_fault() {
+        let thin = Report { trials: trials(10, 7), unsafe_trials: harmless_bypass(), control: None };
+        assert!(thin.faults().iter().any(|fault| fault.contains("70 %")));
+        let blind = Report { trials: trials(10, 10), unsafe_trials: trials(2, 2), control: None };
+        assert!(blind.faults().iter().any(|fault| fault.contains("sees nothing")));
+        let mut control = trials(1, 1).remove(0);
+        (control.blow, control.fences) = (None, 1);
+        let fenced = Report { trials: trials(10, 10), unsafe_trials: Vec::new(), control: Some(control) };
+        assert!(fenced.faults()[0].starts_with("control run"));
+        let mut lost = trials(10, 10);
+        lost[4].lost_acks = 1;
+        let lost = Report { trials: lost, ..Report::default() };
+        assert!(lost.faults()[0].contains("trial 4") && lost.to_json()["lost_acks"] == 1);
+    }
+}
