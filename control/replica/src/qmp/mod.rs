@@ -169,6 +169,10 @@ impl Qmp {
         while let Some(mut message) = self.message(deadline)? {
             if message.get("event").is_some() {
                 self.keep(message);
+                // A flood of events must not keep us here.
+                if Instant::now() > deadline {
+                    break;
+                }
                 continue;
             }
             // The answer to a request that was given up, or to none.
@@ -205,12 +209,17 @@ impl Qmp {
         deadline: Instant,
         wanted: impl Fn(&Event) -> bool,
     ) -> Result<Option<Event>, QmpError> {
-        let mut looked = 0;
+        let (mut looked, mut late) = (0, 0);
         loop {
             if let Some(at) = (looked..self.events.len()).find(|&at| wanted(&self.events[at])) {
                 return Ok(self.events.remove(at));
             }
             looked = self.events.len();
+            // What has come already counts at any deadline, a flood does not.
+            late += usize::from(Instant::now() > deadline);
+            if late > EVENTS_KEPT {
+                return Ok(None);
+            }
             match self.message(deadline)? {
                 Some(message) if message.get("event").is_some() => {
                     self.keep(message);

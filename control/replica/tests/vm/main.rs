@@ -94,7 +94,7 @@ impl Pair {
 /// The serial line of the restored VM goes on to the byte where the paused one had stopped.
 fn goes_on(seen: &str, standby: &mut Vm) {
     let next = counts(seen).last().expect("a count") + 10;
-    standby.wait_for(&format!("COUNT {next}\n"));
+    standby.wait_for(&format!("COUNT {next}"));
     let all = counts(&(seen.to_owned() + &standby.serial()));
     for (at, pair) in all.windows(2).enumerate() {
         assert_eq!(pair[0] + 1, pair[1], "count {at} after {seen:?}");
@@ -286,7 +286,7 @@ fn a_checkpoint_that_fails_lets_the_vm_go_on_and_is_owed() {
             assert!(matches!(failure, TakeError::Stream { .. }), "{failure}");
             let before = counts(&pair.primary.serial()).len();
             pair.qmp.cont().expect("a VM that goes on");
-            pair.primary.wait_for(&format!("COUNT {}\n", before + 3));
+            pair.primary.wait_for(&format!("COUNT {}", before + 3));
             pair.taker.set_limits(64 << 20, Duration::from_secs(2));
             epoch += 1;
             let taken = pair.pause(epoch).expect("the next one");
