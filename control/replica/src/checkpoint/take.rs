@@ -40,6 +40,9 @@ impl fmt::Display for TakeError {
         match self {
             TakeError::Qmp(error) => error.fmt(f),
             TakeError::Ram(error) => error.fmt(f),
+            TakeError::NotPaused(RunState::PostMigrate) => {
+                f.write_str("the VM's state was taken in this pause already: let it run and pause it again")
+            }
             TakeError::NotPaused(state) => write!(f, "the VM is {state}: a checkpoint needs it paused"),
             TakeError::Failed { reason } => write!(f, "QEMU could not give its state: {reason}"),
             TakeError::Stream { what } => write!(f, "QEMU's state: {what}"),
@@ -209,7 +212,8 @@ impl Taker {
         let begin = Instant::now();
         let deadline = begin + self.options.within;
         match qmp.status()? {
-            RunState::Paused | RunState::PostMigrate => {}
+            RunState::Paused => {}
+            // QEMU gives a state once a pause: after it the VM has to run.
             other => return Err(TakeError::NotPaused(other)),
         }
         qmp.forget_events("MIGRATION");
