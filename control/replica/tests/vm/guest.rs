@@ -90,6 +90,8 @@ impl Machine<'_> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         command.args("-accel tcg -cpu max -smp 1 -nodefaults -display none -no-user-config".split(' '));
+        // The one device that follows the host's clock while the VM is paused.
+        command.args(["-rtc", "base=2026-01-01,clock=vm"]);
         command.args(["-m", &format!("{mib}M")]);
         if let Some(backend) = backend {
             command.args(["-object", &backend, "-machine", "pc,memory-backend=mem"]);
