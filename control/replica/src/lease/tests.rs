@@ -173,14 +173,14 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
         }
     };
     let mut steps = steps.into_iter();
-    let mut next = steps.next().map(|(wait, step)| (wait, step));
+    let mut next = steps.next();
     let mut now = 0;
     let idle = now + 100_000 * MS;
     while now < idle {
         // The next thing to happen: an arrival, a step, or the landlord's time.
         let arrival = flying.keys().next().map(|(at, _)| *at);
         let step = next.as_ref().map(|(at, _)| *at);
-        let due = (0..3).find_map(|_| landlord.may_promote_at()).filter(|_| landlord.stage == Stage::Decided);
+        let due = landlord.may_promote_at().filter(|_| landlord.stage == Stage::Decided);
         let due = due.map(|at| {
             // The first true time at which its clock shows that.
             let wanted = at.saturating_sub(5_000 * MS);
