@@ -39,7 +39,9 @@ impl Capture {
         let file = scratch.file(&format!("{label}.pcap"));
         let mut running = Program::new("tcpdump")
             // Immediate: frames in a half-filled block would be lost with the order to stop.
-            .args(&format!("-i {interface} -n -U --immediate-mode --time-stamp-precision nano -s {SNAP} -B 32768"))
+            .args(&format!(
+                "-i {interface} -n -U --immediate-mode --time-stamp-precision nano -s {SNAP} -B 32768"
+            ))
             .args(way)
             // Not as another user: the scratch directory is root's.
             .args("-Z root -w")

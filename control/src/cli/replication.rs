@@ -107,6 +107,9 @@ pub struct LinkArgs {
     /// The witness
     #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"))]
     pub witness: Option<SocketAddr>,
+    /// The name in the witness's certificate
+    #[arg(long, value_name = "NAME", default_value = "witness")]
+    pub witness_name: String,
 }
 
 /// The VM and its plane on this host.

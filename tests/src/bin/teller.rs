@@ -127,7 +127,14 @@ struct Voice {
 impl Voice {
     fn new(to: SocketAddr, draws: &Draws) -> Voice {
         let (start, ssrc) = (draws.draw(), draws.draw() as u32);
-        Voice { to, due: Instant::now(), ssrc, sequence: start as u16, timestamp: (start >> 16) as u32, heard: 0 }
+        Voice {
+            to,
+            due: Instant::now(),
+            ssrc,
+            sequence: start as u16,
+            timestamp: (start >> 16) as u32,
+            heard: 0,
+        }
     }
 
     fn speak(&mut self, rtp: &UdpSocket) {

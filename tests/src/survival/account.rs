@@ -190,8 +190,7 @@ impl Account {
 
     /// A question about the newest one.
     pub fn again(&self) -> Option<Request> {
-        (!self.links.is_empty())
-            .then(|| Request::Again { client: self.client, number: self.acknowledged() })
+        (!self.links.is_empty()).then(|| Request::Again { client: self.client, number: self.acknowledged() })
     }
 
     /// Takes an answer.
@@ -229,10 +228,14 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_they_were_written() {
-        for request in [Request::Next { client: 1, number: 2, last: u64::MAX }, Request::Again { client: 3, number: 4 }] {
+        for request in
+            [Request::Next { client: 1, number: 2, last: u64::MAX }, Request::Again { client: 3, number: 4 }]
+        {
             assert_eq!(Request::parse(&format!("{request}\n")), Some(request));
         }
-        for answer in [Answer::Link { client: 1, number: 2, link: 3 }, Answer::Forgotten { client: 4, newest: 5 }] {
+        for answer in
+            [Answer::Link { client: 1, number: 2, link: 3 }, Answer::Forgotten { client: 4, newest: 5 }]
+        {
             let line = answer.to_string();
             assert!(line.len() < LINE_MAX);
             assert_eq!(Answer::parse(&line), Some(answer));

@@ -125,7 +125,8 @@ impl Hammer {
     /// Strikes.
     pub fn strike(mut self) {
         let pulse = self.control.request("pulse", json!({ "guest": GUEST }));
-        let held = pulse.ok().and_then(Result::ok).and_then(|pulse| pulse["held_frames"].as_u64()).unwrap_or(0);
+        let held =
+            pulse.ok().and_then(Result::ok).and_then(|pulse| pulse["held_frames"].as_u64()).unwrap_or(0);
         let [replica, qemu, plane] = self.pids;
         let at_ns = now_ns();
         match self.victim {

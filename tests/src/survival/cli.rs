@@ -97,7 +97,12 @@ pub fn survive(args: &Args, tell: &dyn Fn(String)) -> Result<Report> {
     let begin = Instant::now();
     let snapshot = Snapshot::take(&setting("bypass-all"), &network)?;
     eprintln!("survival: the guest booted in {:.1} s", begin.elapsed().as_secs_f64());
-    let world = |policy| World { network: &network, snapshot: &snapshot, setting: setting(policy), means: means.clone() };
+    let world = |policy| World {
+        network: &network,
+        snapshot: &snapshot,
+        setting: setting(policy),
+        means: means.clone(),
+    };
     let told = |outcome: &Outcome| {
         let line = outcome.to_json();
         if args.json {

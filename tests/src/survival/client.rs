@@ -11,7 +11,8 @@ use crate::failure::Result;
 use crate::namespace::Namespace;
 
 /// Where the teller keeps accounts.
-pub const TELLER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 0, 2)), 5100);
+pub const TELLER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 0, 2)), 5100);
 /// A connection that does not go on for so long is broken.
 pub const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
 /// How often a blocked read looks whether it shall end.
@@ -119,8 +120,12 @@ impl Work {
 
     /// From its beginning to its end.
     fn connection(&mut self) -> std::result::Result<(), String> {
-        let stream = TcpStream::connect_timeout(&TELLER, GOES_ON_WITHIN).map_err(|e| format!("connecting: {e}"))?;
-        stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(LOOK))).map_err(|e| e.to_string())?;
+        let stream =
+            TcpStream::connect_timeout(&TELLER, GOES_ON_WITHIN).map_err(|e| format!("connecting: {e}"))?;
+        stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_read_timeout(Some(LOOK)))
+            .map_err(|e| e.to_string())?;
         let mut lines = BufReader::new(&stream);
         loop {
             self.ask(&stream, &mut lines, self.account.next())?;

@@ -132,7 +132,8 @@ impl Work {
         }
         *newest = Some(slot);
         if let (Ok(closed), true) = (closed, count > 0) {
-            let what = json!({ "guest": GUEST, "generation": closed["generation"], "epoch": closed["epoch"] });
+            let what =
+                json!({ "guest": GUEST, "generation": closed["generation"], "epoch": closed["epoch"] });
             self.control.execute("commit", what)?;
         }
         lock(&self.shared.events).push(json!({ "event": "checkpoint", "pause_ms": pause_ms, "bytes": 0 }));

@@ -42,7 +42,8 @@ pub fn port(side: Side) -> String {
 impl Network {
     /// Makes it.
     pub fn new() -> Result<Network> {
-        let network = Network { hosts: [Namespace::bare()?, Namespace::bare()?], outside: Namespace::bare()? };
+        let network =
+            Network { hosts: [Namespace::bare()?, Namespace::bare()?], outside: Namespace::bare()? };
         let (hosts, outside) = (&network.hosts, &network.outside);
         // A fixed address: guests that are restored know it.
         outside.run("ip link add br0 address 52:54:00:09:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;

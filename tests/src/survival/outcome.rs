@@ -65,7 +65,8 @@ impl Outcome {
             self.pauses_ms.extend(event["pause_ms"].as_f64());
             self.bytes.extend(event["bytes"].as_f64());
         }
-        let count = |events: &[Value], name: &str| events.iter().filter(|event| event["event"] == name).count();
+        let count =
+            |events: &[Value], name: &str| events.iter().filter(|event| event["event"] == name).count();
         self.promotions = count(backup, "promoted");
         self.fences = count(primary, "fenced");
     }
@@ -113,7 +114,10 @@ impl Outcome {
             }
             None => {
                 fault(self.promotions > 0, format!("{} promotions without a death", self.promotions));
-                fault(self.fences > 0 || self.fenced_at_end, format!("{} fences without a death", self.fences));
+                fault(
+                    self.fences > 0 || self.fenced_at_end,
+                    format!("{} fences without a death", self.fences),
+                );
             }
         }
         faults
@@ -168,7 +172,10 @@ mod tests {
     #[test]
     fn a_failover_that_nobody_noticed_has_no_fault() {
         assert_eq!(good().faults(), Vec::<String>::new());
-        assert_eq!((good().outage_ms(), good().reported("load_ms"), good().held()), (Some(150.0), Some(20.5), true));
+        assert_eq!(
+            (good().outage_ms(), good().reported("load_ms"), good().held()),
+            (Some(150.0), Some(20.5), true)
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use crate::failure::{Context, Result};
@@ -96,7 +96,8 @@ fn serve(listener: &TcpListener, to: SocketAddr, state: &Arc<AtomicU8>) {
 
 fn pass(mut from: TcpStream, mut into: TcpStream, state: &AtomicU8) {
     let quick = from.set_nodelay(true).and_then(|()| into.set_nodelay(true));
-    let bounded = from.set_nonblocking(false).and_then(|()| from.set_read_timeout(Some(Duration::from_millis(20))));
+    let bounded =
+        from.set_nonblocking(false).and_then(|()| from.set_read_timeout(Some(Duration::from_millis(20))));
     if quick.and(bounded).is_err() {
         return;
     }
@@ -110,7 +111,13 @@ fn pass(mut from: TcpStream, mut into: TcpStream, state: &AtomicU8) {
         let passed = match read {
             Ok(0) => false,
             Ok(count) => goes_on && into.write_all(&bytes[..count]).is_ok(),
-            Err(error) => goes_on && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted),
+            Err(error) => {
+                goes_on
+                    && matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    )
+            }
         };
         if !passed {
             let _ = from.shutdown(Shutdown::Both);

@@ -49,7 +49,12 @@ pub struct Programs {
 
 impl Replication {
     /// Starts it; the guest is not protected yet.
-    pub fn start(means: &Means, network: &Network, hosts: &[Host; 2], victim: Option<Victim>) -> Result<Replication> {
+    pub fn start(
+        means: &Means,
+        network: &Network,
+        hosts: &[Host; 2],
+        victim: Option<Victim>,
+    ) -> Result<Replication> {
         match means {
             Means::Programs(tidegate) => {
                 let programs = Programs::start(tidegate, network, hosts, victim)?;
@@ -134,7 +139,12 @@ fn free_address(network: &Network) -> Result<SocketAddr> {
 }
 
 impl Programs {
-    fn start(tidegate: &Path, network: &Network, hosts: &[Host; 2], victim: Option<Victim>) -> Result<Programs> {
+    fn start(
+        tidegate: &Path,
+        network: &Network,
+        hosts: &[Host; 2],
+        victim: Option<Victim>,
+    ) -> Result<Programs> {
         let listen = free_address(network)?;
         let [a, b] = hosts;
         let program = |verb: &str, host: &Host| {
@@ -149,8 +159,9 @@ impl Programs {
                 .variable("TIDEGATE_STEPS", "1")
                 .inside(&network.hosts[0])
         };
-        let (standby, told) =
-            program("standby", b).args(&format!("--listen {listen}")).start_telling(b.scratch(), "standby")?;
+        let (standby, told) = program("standby", b)
+            .args(&format!("--listen {listen}"))
+            .start_telling(b.scratch(), "standby")?;
         let backup = Telling::read(told, &b.scratch().file("told.jsonl"));
         let (relay, to) = match victim.filter(|victim| victim.needs_relay()) {
             Some(_) => {

@@ -26,7 +26,9 @@ fn spread(values: impl Iterator<Item = f64>) -> Value {
     sorted.sort_by(f64::total_cmp);
     let round = |value: f64| (value * 1e3).round() / 1e3;
     match (sorted.get(sorted.len() / 2), sorted.last()) {
-        (Some(&median), Some(&max)) => json!({ "median": round(median), "max": round(max), "count": sorted.len() }),
+        (Some(&median), Some(&max)) => {
+            json!({ "median": round(median), "max": round(max), "count": sorted.len() })
+        }
         _ => Value::Null,
     }
 }
@@ -51,9 +53,16 @@ impl Report {
         let mut faults = Vec::new();
         for (at, trial) in self.trials.iter().enumerate() {
             let victim = trial.blow.map_or("none", |blow| blow.victim.name());
-            let logs = if trial.logs.is_empty() { String::new() } else { format!(" (logs: {})", trial.logs.join(" ")) };
+            let logs = if trial.logs.is_empty() {
+                String::new()
+            } else {
+                format!(" (logs: {})", trial.logs.join(" "))
+            };
             faults.extend(
-                trial.faults().iter().map(|fault| format!("trial {at}, {victim} at {}: {fault}{logs}", trial.moment)),
+                trial
+                    .faults()
+                    .iter()
+                    .map(|fault| format!("trial {at}, {victim} at {}: {fault}{logs}", trial.moment)),
             );
         }
         for fault in self.control.iter().flat_map(Outcome::faults) {
@@ -166,13 +175,19 @@ mod tests {
         let report = Report { trials: trials(10, 8), unsafe_trials: harmless_bypass(), control: None };
         assert_eq!(report.faults(), Vec::<String>::new());
         let told = report.to_json();
-        assert_eq!((&told["kills"], &told["load_ms"]["median"], &told["load_ms"]["max"]), (&json!(10), &json!(5.0), &json!(9.0)));
+        assert_eq!(
+            (&told["kills"], &told["load_ms"]["median"], &told["load_ms"]["max"]),
+            (&json!(10), &json!(5.0), &json!(9.0))
+        );
         for key in ["lost_acks", "broken_tcp", "early_releases", "rtp_seen_twice"] {
             assert_eq!(told[key], 0, "{key}");
         }
         assert_eq!(told["outage_ms"]["median"], 100.0);
         assert_eq!(told["pause_ms"]["max"], 20.0);
-        assert_eq!((&told["bypass_all"]["lost_acks"], &told["bypass_all"]["broken_tcp"]), (&json!(2), &json!(1)));
+        assert_eq!(
+            (&told["bypass_all"]["lost_acks"], &told["bypass_all"]["broken_tcp"]),
+            (&json!(2), &json!(1))
+        );
         assert_eq!(told["by_moment"]["save"], json!({ "kills": 10, "with_frames_held": 8 }));
     }
 

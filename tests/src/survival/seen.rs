@@ -24,9 +24,10 @@ fn from_guest(frame: &&Frame) -> bool {
 
 fn sayings(frame: &Frame) -> Vec<(Saying, u64)> {
     match frame.kind {
-        Kind::Udp(_) => {
-            Mark::parse(&frame.payload).map(|mark| (Saying::Mark(mark.number), mark.draw)).into_iter().collect()
-        }
+        Kind::Udp(_) => Mark::parse(&frame.payload)
+            .map(|mark| (Saying::Mark(mark.number), mark.draw))
+            .into_iter()
+            .collect(),
         // TCP cuts where it likes: only whole lines.
         Kind::Tcp(ends) if ends.source.port() == super::client::TELLER.port() => {
             let text = String::from_utf8_lossy(&frame.payload);
@@ -56,10 +57,12 @@ fn said(frames: &[Frame]) -> BTreeMap<Saying, BTreeSet<u64>> {
 pub fn early_releases(dead: &[Frame], successor: &[Frame]) -> Vec<Saying> {
     let (before, after) = (said(dead), said(successor));
     let newest = |said: &BTreeMap<Saying, BTreeSet<u64>>| {
-        said.keys().filter_map(|saying| match saying {
-            Saying::Mark(number) => Some(*number),
-            Saying::Answer(..) => None,
-        }).max()
+        said.keys()
+            .filter_map(|saying| match saying {
+                Saying::Mark(number) => Some(*number),
+                Saying::Answer(..) => None,
+            })
+            .max()
     };
     let reached = newest(&after);
     before
@@ -119,7 +122,8 @@ pub fn heard(dead: &[Frame], successor: &[Frame], killed_ns: u64) -> Heard {
         .map(|pair| pair[1].0 - pair[0].0)
         .max()
         .unwrap_or(0);
-    let after = successor.iter().filter(from_guest).filter(voice).filter(|frame| frame.at_ns > killed_ns).count();
+    let after =
+        successor.iter().filter(from_guest).filter(voice).filter(|frame| frame.at_ns > killed_ns).count();
     Heard { packets: packets.len(), twice, gap_ns, after }
 }
 

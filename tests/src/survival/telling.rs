@@ -37,7 +37,8 @@ impl Shared {
         let Ok(mut event) = serde_json::from_str::<Value>(line) else { return };
         let mut state = self.lock();
         let step = event["step"].as_str().unwrap_or("");
-        let due = state.trigger.as_ref().is_some_and(|(wanted, _)| event["event"] == "step" && step == wanted);
+        let due =
+            state.trigger.as_ref().is_some_and(|(wanted, _)| event["event"] == "step" && step == wanted);
         if due && let Some((_, action)) = state.trigger.take() {
             action();
         }

@@ -58,7 +58,8 @@ impl Transfer {
             let last = output.lines().rev().find(|line| line.contains("error")).unwrap_or("no reason given");
             return Some(format!("{way:?}: iperf3 ended with {status}: {last}"));
         }
-        (self.seen.elapsed() >= GOES_ON_WITHIN).then(|| format!("{way:?}: nothing moved within {GOES_ON_WITHIN:?}"))
+        (self.seen.elapsed() >= GOES_ON_WITHIN)
+            .then(|| format!("{way:?}: nothing moved within {GOES_ON_WITHIN:?}"))
     }
 
     /// When something moved last.

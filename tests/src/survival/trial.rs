@@ -290,4 +290,3 @@ fn quiet(
     outcome.fenced_at_end = pulse["fenced"] == Value::Bool(true);
     Ok(())
 }
-

@@ -9,6 +9,7 @@ use crate::plane::Term;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+use tidegate_control::cli::Decide;
 
 /// Listens until the session ends.
 pub fn listen(primary: &Primary, mut down: Receiver<Down>) {
@@ -36,6 +37,11 @@ pub fn listen(primary: &Primary, mut down: Receiver<Down>) {
 
 fn hear(primary: &Primary, message: Down) -> Result<(), String> {
     match message {
+        Down::Grant { .. } if primary.args.link.decide == Decide::Witness => {
+            return Err(
+                "the standby grants leases, and a witness is to: say --decide witness on both hosts".into()
+            );
+        }
         Down::Grant { seq, term_ms } => granted(primary, seq, term_ms),
         Down::Denied { reason, .. } => log::debug!("no lease: {reason}"),
         Down::Acked { id, length, checksum, digest } => {
@@ -63,7 +69,8 @@ fn hear(primary: &Primary, message: Down) -> Result<(), String> {
     Ok(())
 }
 
-fn granted(primary: &Primary, seq: u64, term_ms: u64) {
+/// A lease came: the plane is told, where the guest is under one.
+pub fn granted(primary: &Primary, seq: u64, term_ms: u64) {
     let Some(lease) = primary.tenant().granted(seq, term_ms) else { return };
     *primary.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     if !primary.leased.load(Relaxed) {

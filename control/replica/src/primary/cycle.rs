@@ -33,8 +33,8 @@ pub struct Cycle<'p> {
     ran: Instant,
     /// The last checkpoint that was handed to the link.
     last: Option<CheckpointId>,
-    /// The last one that the standby has.
-    landed: Option<CheckpointId>,
+    /// The standby's name.
+    standby: String,
     urged: bool,
     /// One was taken that is not handed to the link.
     unsent: Option<CheckpointId>,
@@ -63,7 +63,7 @@ impl<'p> Cycle<'p> {
             protects: None,
             ran: Instant::now(),
             last: None,
-            landed: None,
+            standby: String::new(),
             urged: false,
             unsent: None,
             closed_frames: 0,
@@ -79,6 +79,7 @@ impl<'p> Cycle<'p> {
         stop: &AtomicBool,
     ) -> Over {
         let primary = self.primary;
+        self.standby.clone_from(&welcome.node);
         let goes_on = welcome.newest.is_some_and(|newest| {
             let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
             ours && self.taker.rebase(newest.id) && self.taker.base() == newest.digest
@@ -166,7 +167,7 @@ impl<'p> Cycle<'p> {
             News::Seeded(_) => {}
             News::Landed(landed) => {
                 self.taker.acknowledged(landed.id);
-                self.landed = Some(landed.id);
+                primary.name(Some(&self.standby));
                 primary.chronicle.committed(landed.after);
                 primary.chronicle.step("commit", landed.id.epoch);
                 if let Err(problem) = self.disks.commit(landed.id.epoch) {

@@ -46,7 +46,9 @@ pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
     }
 }
 
-enum Life {
+/// What is known of the VM and its plane.
+pub enum Life {
+    /// Both gave a sign of it.
     Lives(Pulse),
     /// No sign of it now: no beat.
     Unknown,
@@ -54,7 +56,8 @@ enum Life {
     Gone(String),
 }
 
-fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
+/// Looks for signs of life. `polls`: what the plane said the last time.
+pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     if primary.vm.is_gone() {
         return fenced(primary, "QEMU has ended");
     }
@@ -103,8 +106,7 @@ fn lives(
         *since = report["token"].as_u64();
         up.send(&Up::Guard(report))?;
     }
-    let valid = primary.lease().is_some_and(|lease| lease.end_ns() > monotonic_ns());
-    let renewal = primary.bound.load(Relaxed) && !pulse.fenced && valid;
+    let renewal = primary.speaks_under_a_lease(pulse);
     let seq = primary.tenant().request(monotonic_ns());
     up.send(&Up::Beat(Beat { seq, renewal, qmp_answers: n, polls: pulse.polls, standby: None }))
 }

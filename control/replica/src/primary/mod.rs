@@ -6,16 +6,19 @@ mod cycle;
 mod flight;
 mod freight;
 mod heart;
+mod lender;
 mod session;
 
+pub use lender::dial as dial_witness;
 pub use session::{keys, node, patience};
 
 use crate::chronicle::Chronicle;
 use crate::disks::DiskGuard;
 use crate::lease::{Lease, Tenant};
 use crate::link::dial;
+use crate::link::message::Role;
 use crate::pacing::Pacing;
-use crate::plane::Plane;
+use crate::plane::{Plane, Pulse, monotonic_ns};
 use crate::vm::Vm;
 use flight::{Flight, Landed};
 use serde_json::json;
@@ -82,6 +85,12 @@ pub struct Primary {
     stopping: AtomicBool,
     generation: AtomicU64,
     held_frames: AtomicU64,
+    /// The standby that has every committed checkpoint, for the witness.
+    standby: Mutex<Option<String>>,
+    /// The first request to the witness that named none, since there was one.
+    unnamed_from: AtomicU64,
+    /// The witness's evidence that nobody can take over was acted on.
+    alone: AtomicBool,
     news: mpsc::Sender<News>,
 }
 
@@ -92,6 +101,27 @@ impl Primary {
 
     fn lease(&self) -> Option<Lease> {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which standby could take over.
+    fn named(&self) -> Option<String> {
+        self.standby.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This standby has every committed checkpoint, or (none) no standby is sure to.
+    fn name(&self, standby: Option<&str>) {
+        let mut named = self.standby.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.as_deref() != standby {
+            *named = standby.map(str::to_owned);
+            self.unnamed_from.store(u64::MAX, Relaxed);
+            self.alone.store(false, Relaxed);
+        }
+    }
+
+    /// The plane keeps a lease that has not run out.
+    fn speaks_under_a_lease(&self, pulse: &Pulse) -> bool {
+        let valid = self.lease().is_some_and(|lease| lease.end_ns() > monotonic_ns());
+        self.bound.load(Relaxed) && !pulse.fenced && valid
     }
 
     fn tell(&self, news: News) {
@@ -152,6 +182,9 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
         stopping: AtomicBool::new(false),
         generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
         held_frames: AtomicU64::new(0),
+        standby: Mutex::new(None),
+        unnamed_from: AtomicU64::new(u64::MAX),
+        alone: AtomicBool::new(false),
         news: news.clone(),
         args,
     };
@@ -163,6 +196,16 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
             let _ = news.send(News::Ordered(Ordered::Stop));
         }
     });
+    if primary.args.link.decide == Decide::Witness
+        && let Some(dial) =
+            lender::dial(&primary.args.link, primary.plane.guest(), Role::Primary, primary.incarnation)?
+    {
+        let asking = std::sync::Arc::clone(&primary);
+        std::thread::Builder::new()
+            .name("witness".into())
+            .spawn(move || lender::ask(&asking, &dial))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+    }
     let listening = std::sync::Arc::clone(&primary);
     std::thread::Builder::new()
         .name("events".into())
@@ -293,7 +336,7 @@ fn status(primary: &Primary) -> serde_json::Value {
         "decide": primary.args.link.decide,
         "leased": primary.leased.load(Relaxed),
         "lease_left_ms": primary.lease().map(|lease| {
-            lease.end_ns().saturating_sub(crate::plane::monotonic_ns()) / 1_000_000
+            lease.end_ns().saturating_sub(monotonic_ns()) / 1_000_000
         }),
         "in_flight": primary.flight.len(),
         "plane": pulse.map(|pulse| json!({

@@ -101,6 +101,7 @@ pub fn run(primary: &Primary, heard: &mpsc::Receiver<News>, cycle: &mut Cycle<'_
         over
     });
     primary.flight.clear();
+    primary.name(None);
     cycle.session_over();
     // What the ended threads still had to say concerns a session that is over; what a person ordered does not.
     let orders: Vec<News> =
@@ -118,6 +119,7 @@ pub fn wait_without(primary: &Primary, heard: &mpsc::Receiver<News>, limit: Dura
             Ok(News::Ordered(Ordered::Stop)) => return Over::Stopped,
             Ok(News::Ordered(Ordered::BackupLost(evidence))) => return Over::BackupLost(evidence),
             Ok(News::Gone(reason)) => return Over::Gone(reason),
+            Ok(News::GivenBack(reason)) => return Over::BackupLost(reason),
             Ok(_) => {}
             Err(_) => break,
         }

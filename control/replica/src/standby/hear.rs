@@ -45,7 +45,8 @@ fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
         view.bound |= beat.renewal;
     }
     if !grants(standby.rules.decide) {
-        standby.say(&Down::Denied { seq: beat.seq, reason: "a manager decides here, without leases".into() });
+        standby
+            .say(&Down::Denied { seq: beat.seq, reason: "leases do not come from this standby here".into() });
         return;
     }
     let answer = standby.landlord().ask(now, incarnation, beat.seq);

@@ -4,6 +4,7 @@
 //! One thread waits for sessions; beside it, for each session, one hears the primary (`hear`) and one takes checkpoints
 //! (`receive`). One watches this side's QEMU and plane (`watch`), one decides and promotes (`promote`).
 
+mod claim;
 mod decide;
 mod hear;
 mod promote;
@@ -21,7 +22,7 @@ use crate::link::socket::Stopper;
 use crate::link::wire::Sender;
 use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
-use crate::primary::{keys, node, patience};
+use crate::primary::{dial_witness, keys, node, patience};
 use crate::vm::Vm;
 use decide::{Order, Rules};
 use serde_json::{Map, Value, json};
@@ -66,6 +67,7 @@ pub struct Standby {
     rules: Rules,
     image: Mutex<Image>,
     landlord: Mutex<Landlord>,
+    claim: claim::Claim,
     view: Mutex<View>,
     able: AtomicBool,
     stop: AtomicBool,
@@ -159,10 +161,15 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     };
     let former = Former::Unknown { term_ms: terms.term_ms };
     let node = node(args.link.node.as_deref())?;
+    let incarnation = dial::incarnation().map_err(|e| e.to_string())?;
+    let witness = match args.link.decide {
+        Decide::Witness => dial_witness(&args.link, plane.guest(), Role::Standby, incarnation)?,
+        _ => None,
+    };
     let listen = Listen {
         address: args.listen,
         node: node.clone(),
-        incarnation: dial::incarnation().map_err(|e| e.to_string())?,
+        incarnation,
         peers: args.link.peer.clone().map_or(Peers::OfTheCa, |peer| Peers::Named(vec![peer])),
         keys: keys(args.link.certs.as_deref(), &node)?,
         bulk: Some(BulkLimits { device_max: u64::from(args.device_mib) << 20, ram_pages }),
@@ -174,6 +181,7 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         landlord: Mutex::new(Landlord::new(terms, monotonic_ns(), former)),
         image: Mutex::new(image),
         view: Mutex::default(),
+        claim: claim::Claim::default(),
         able: AtomicBool::new(true),
         stop: AtomicBool::new(false),
         promoting: AtomicBool::new(false),
@@ -196,6 +204,13 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         let standby = Arc::clone(&standby);
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || job(&standby));
         thread.map_err(|e| format!("cannot start a thread: {e}"))?;
+    }
+    if let Some(dial) = witness {
+        let attending = Arc::clone(&standby);
+        std::thread::Builder::new()
+            .name("witness".into())
+            .spawn(move || claim::attend(&attending, &dial))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
     }
     standby.chronicle.tell("waiting", json!({ "guest": standby.plane.guest(), "listen": listener.address }));
     while !standby.stop.load(Relaxed) {

@@ -2,12 +2,14 @@
 //! guest speak and run. The moments are kept, so that the outage can be told in parts.
 
 use super::Standby;
+use super::claim::claim;
 use super::decide::{Cause, Sight};
 use crate::chronicle::ms;
 use crate::plane::monotonic_ns;
 use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use tidegate_control::cli::Decide;
 
 /// How often it is looked whether the primary lives.
 const LOOK: Duration = Duration::from_millis(2);
@@ -21,13 +23,18 @@ pub fn decide(standby: &Standby) {
     while !standby.stop.load(Relaxed) {
         let sight = sight(standby);
         if let Some(cause) = standby.rules.cause(&sight) {
-            return match promote(standby, &cause, &sight) {
-                Ok(()) => {}
-                Err(reason) => {
-                    standby.chronicle.tell("promotion-failed", json!({ "reason": reason }));
-                    standby.fail(format!("the promotion failed: {reason}"));
+            match promote(standby, &cause, &sight) {
+                Ok(()) => return,
+                Err(Hindrance::Refused(reason)) => {
+                    standby.promoting.store(false, Relaxed);
+                    standby.chronicle.tell("refused-by-witness", json!({ "reason": reason }));
+                    std::thread::sleep(standby.rules.dead_after);
                 }
-            };
+                Err(Hindrance::Failed(reason)) => {
+                    standby.chronicle.tell("promotion-failed", json!({ "reason": reason }));
+                    return standby.fail(format!("the promotion failed: {reason}"));
+                }
+            }
         }
         std::thread::sleep(LOOK);
     }
@@ -48,11 +55,32 @@ fn sight(standby: &Standby) -> Sight {
     }
 }
 
-fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), String> {
+/// Why there is no promotion.
+enum Hindrance {
+    /// The witness says no: nothing has been done.
+    Refused(String),
+    /// Something is broken.
+    Failed(String),
+}
+
+impl From<String> for Hindrance {
+    fn from(reason: String) -> Hindrance {
+        Hindrance::Failed(reason)
+    }
+}
+
+impl From<&str> for Hindrance {
+    fn from(reason: &str) -> Hindrance {
+        Hindrance::Failed(reason.to_owned())
+    }
+}
+
+fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindrance> {
     let decided = monotonic_ns();
     let silent_ns = sight.silent_ns.unwrap_or(0);
     standby.promoting.store(true, Relaxed);
-    {
+    let witness = standby.rules.decide == Decide::Witness;
+    if !witness {
         let mut landlord = standby.landlord();
         if sight.order.is_some_and(|order| order.primary_is_off) {
             landlord.vouch_nobody();
@@ -61,6 +89,10 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), String
         if landlord.may_promote_at().is_none() {
             return Err("no lease was ever granted: nothing says when the primary is silent".into());
         }
+    }
+    if witness && !sight.order.is_some_and(|order| order.primary_is_off) {
+        // It answers when the primary's lease has run out; until then nothing is loaded, for it may say no.
+        claim(standby).map_err(Hindrance::Refused)?;
     }
     standby.chronicle.tell("deciding", json!({ "cause": cause, "silent_ms": silent_ns / 1_000_000 }));
     // While the lease runs out: the VM does not run yet, and its plane is muted.
@@ -71,7 +103,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), String
         (image.newest().ok_or("the image forgot what it loaded")?, timings)
     };
     let loaded = monotonic_ns();
-    loop {
+    while !witness {
         let told = standby.landlord().promote(monotonic_ns());
         match told {
             Ok(()) => break,
