@@ -23,12 +23,15 @@ use std::sync::Arc;
 
 mod aim;
 mod clock;
+mod guard;
 mod look;
 mod run;
 mod track;
 mod trust;
 
 pub(crate) use aim::{Aim, Scout};
+use guard::Past;
+pub use guard::{Guard, Inherited};
 pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
@@ -61,6 +64,8 @@ pub(crate) enum Stage {
     Proof,
     /// A duplicate within a run, or a fragment of a stream that has not proven itself.
     Idle,
+    /// Of a guarded stream, and the dead primary may have sent it before.
+    Replayed,
 }
 
 /// An RTP packet with its addresses.
@@ -241,13 +246,20 @@ impl Streams {
     fn see_unusual(&mut self, index: usize, sighting: &Sighting<'_>) -> (StreamRef, Stage) {
         let page = self.table.page(index);
         let seen = &page.seen;
-        let track = Track(seen.track.get());
+        let mut track = Track(seen.track.get());
         let silent = sighting.now.saturating_sub(seen.last_seen.get());
         let whole = !sighting.headers.is_fragment();
         if silent > self.idle && whole {
             return self.begin(index, sighting);
         }
         let mark = StreamRef(self.runs[index].mark);
+        if track.is_guarded() {
+            match Guard(seen.guard.get()).judge(sighting.rtp.sequence) {
+                Past::Replayed => return (mark, Stage::Replayed),
+                Past::Beyond => track = track.unguarded(),
+                Past::Elsewhere => {}
+            }
+        }
         let trusted = self.is_trusted(sighting);
         // What only its port vouched for ends when neither policy nor signalling name the port any more.
         let promoted = track.is_proven() || track.is_promoted() && trusted;
@@ -292,6 +304,9 @@ impl Streams {
                 (track, Step::Proof) => (track.proven(), Stage::Proof),
             }
         };
+        if stage == Stage::Proof && self.endpoints.is_secure(sighting.endpoint()) {
+            track = track.secure();
+        }
         let clock = if track.has_clock() { None } else { clock::of(seen, sighting, packets, self.rate) };
         if clock.is_some() {
             track = track.with_clock();
@@ -303,6 +318,11 @@ impl Streams {
         seen.peer_high.set(peer[0]);
         seen.last_seen.set(sighting.now);
         seen.packets.set(packets);
+        if packets == 1 {
+            // The first one here of a stream that was the dead primary's: its clock is measured from now on.
+            seen.first_seen.set(sighting.now);
+            seen.first_timestamp.set(sighting.rtp.timestamp as u64);
+        }
         if track.is_promoted() && seen.promoted_at.get() == 0 {
             seen.promoted_at.set(packets);
         }
@@ -367,6 +387,9 @@ impl Streams {
         if clock.is_some() {
             track = track.with_clock();
         }
+        if self.endpoints.is_secure(sighting.endpoint()) {
+            track = track.secure();
+        }
         let (address, peer) = (words(&sighting.headers.src), words(&sighting.headers.dst));
         let Page { seen, sent } = self.table.page(index);
         sent.reset(mark, clock.map_or(0, |clock| Sent::unit(self.rate, clock)));
@@ -412,10 +435,10 @@ impl Streams {
         endpoints.note_promoted(endpoint, stream.0, now, |mark| lives(table, runs, *idle, mark, now));
     }
 
-    /// STUN, DTLS or RTCP came from the guest's port: media is being set up there.
-    pub fn set_up(&mut self, headers: &Headers, now: u64) {
+    /// STUN, RTCP or `dtls` came from the guest's port: media is being set up there.
+    pub fn set_up(&mut self, headers: &Headers, dtls: bool, now: u64) {
         let Streams { table, runs, endpoints, idle, .. } = self;
-        endpoints.note_set_up(endpoint(headers), now, |mark| lives(table, runs, *idle, mark, now));
+        endpoints.note_set_up(endpoint(headers), dtls, now, |mark| lives(table, runs, *idle, mark, now));
     }
 
     /// True when a living promoted stream comes from this port, a neighbour, or the one that signalling named: RTCP
@@ -486,7 +509,11 @@ fn lives(table: &StreamTable, runs: &[Run], idle: u64, mark: u32, now: u64) -> b
 
 /// True for a port and an address that media comes from.
 fn is_eligible(headers: &Headers) -> bool {
-    (headers.sport >= LOWEST_PORT || headers.sport == SERVER_PORT) && is_host(&headers.src)
+    is_source(&headers.src, headers.sport)
+}
+
+fn is_source(address: &[u8; 16], port: u16) -> bool {
+    (port >= LOWEST_PORT || port == SERVER_PORT) && is_host(address)
 }
 
 /// LISP (RFC 9300) on its own port: where RTP has its source stands an IP packet's first word, and a nonce that counts
@@ -498,7 +525,7 @@ fn is_tunnel(sighting: &Sighting<'_>) -> bool {
 }
 
 /// True for an address that one host can have: not multicast, broadcast, loopback or none.
-fn is_host(address: &[u8; 16]) -> bool {
+pub(crate) fn is_host(address: &[u8; 16]) -> bool {
     match crate::wire::display_address(*address) {
         std::net::IpAddr::V4(v4) => {
             !v4.is_multicast() && !v4.is_loopback() && v4.octets()[0] != 0 && v4.octets()[0] < 240

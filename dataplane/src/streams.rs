@@ -148,6 +148,8 @@ pub(crate) struct Seen {
     pub first_timestamp: Word,
     /// Units a second; 0 while unknown.
     pub clock_rate: Word,
+    /// See [`crate::rtp::Guard`]; means something while the track says that there is one.
+    pub guard: Word,
 }
 
 /// One stream.
@@ -284,7 +286,7 @@ impl Page {
     }
 }
 
-fn address(high: &Word, low: &Word) -> IpAddr {
+pub(crate) fn address(high: &Word, low: &Word) -> IpAddr {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&high.get().to_ne_bytes());
     bytes[8..].copy_from_slice(&low.get().to_ne_bytes());

@@ -90,6 +90,9 @@ impl Port for Pipe {
         }
         sent
     }
+    fn compose(&mut self, bytes: &[u8]) -> Option<Bytes> {
+        Some(Bytes(bytes.to_vec()))
+    }
 }
 
 /// A frame of a protocol that is neither IP nor an announcement: held under every policy but `bypass-all`.
