@@ -90,8 +90,10 @@ impl Identity {
         Some(Identity { address, confirmed: false, ..identity })
     }
 
+    /// What is said of the one is said of the other: the same sender, and the same address unless one was merely seen.
     fn is(&self, other: &Identity) -> bool {
-        self.mac == other.mac && self.tags() == other.tags() && self.address == other.address
+        let same_sender = self.mac == other.mac && self.tags() == other.tags();
+        same_sender && (self.address == other.address || !self.confirmed || !other.confirmed)
     }
 }
 

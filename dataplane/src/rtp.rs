@@ -13,7 +13,6 @@ use crate::arena::{Arena, Slice};
 use crate::class::{Media, StreamRef};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::lessons::Lessons;
-use crate::policy::CompiledPolicy;
 use crate::quality::{MAX_DROPOUT, MAX_MISORDER, Sent};
 use crate::streams::{MAX_STREAMS, Page, StreamTable};
 use crate::tsc::TscRate;
@@ -26,15 +25,18 @@ mod clock;
 mod guard;
 mod look;
 mod run;
+mod sighting;
 mod track;
 mod trust;
 
 pub(crate) use aim::{Aim, Scout};
 use guard::Past;
-pub use guard::{Guard, Inherited};
+pub use guard::{GoneOut, Guard, Inherited, MAX_MARGIN};
 pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
+pub(crate) use sighting::Sighting;
+use sighting::{endpoint, name, words};
 use track::Step;
 pub(crate) use track::Track;
 
@@ -68,15 +70,6 @@ pub(crate) enum Stage {
     Replayed,
 }
 
-/// An RTP packet with its addresses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sighting<'a> {
-    pub headers: &'a Headers,
-    pub rtp: Rtp,
-    pub policy: &'a CompiledPolicy,
-    pub now: u64,
-}
-
 /// Where the streams of one set are. The first line is all that a lookup needs.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
@@ -101,42 +94,6 @@ pub(crate) struct Streams {
     rate: TscRate,
     /// Positions noted in an earlier era are forgotten.
     era: u32,
-}
-
-fn words(bytes: &[u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
-}
-
-/// SSRC, the guest's port, the peer's port.
-#[inline(always)]
-fn name(headers: &Headers, rtp: &Rtp) -> u64 {
-    (rtp.ssrc as u64) << 32 | (headers.sport as u64) << 16 | headers.dport as u64
-}
-
-impl Sighting<'_> {
-    fn name(&self) -> u64 {
-        name(self.headers, &self.rtp)
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        endpoint(self.headers)
-    }
-}
-
-/// Where a stream would be: its set of `sets` (a power of two), and its tag there.
-#[inline(always)]
-fn place(sets: usize, address: [u64; 2], name: u64) -> (usize, u64) {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let of_address = (address[0].rotate_left(32) ^ address[1]).wrapping_mul(GOLDEN);
-    let of_all = ((name >> 16) ^ of_address) as u128 * GOLDEN as u128;
-    // The middle of the product: every bit of the key has a say in it.
-    let set = (of_all >> 64) as usize & sets.wrapping_sub(1);
-    (set, (name & !0xffff) | (of_address >> 48) | 1)
-}
-
-fn endpoint(headers: &Headers) -> Endpoint {
-    Endpoint { address: words(&headers.src), port: headers.sport }
 }
 
 impl Streams {

@@ -195,6 +195,8 @@ impl LaneFlags {
                 sip_ports: if self.sip_ports == [0] { Vec::new() } else { self.sip_ports.clone() },
                 rules: Vec::new(),
                 on_backup_lost: Default::default(),
+                replay_guard: None,
+                announce_ms: super::failover::announce_ms(),
                 max_epochs_in_flight: self.max_epochs_in_flight,
                 source: self.source,
                 timer: (self.source == Source::Timer).then(|| Timer {

@@ -6,7 +6,7 @@
 //! packet beyond it, and when the stream has not been heard of for [`super::IDLE_NS`]. Numbers far away are those of a
 //! sender that began anew: they prove themselves as any others do.
 
-use super::{IDLE_NS, Run, Streams, Track, WAYS, Waiting, clock, is_source, words};
+use super::{IDLE_NS, Run, Streams, Track, WAYS, Waiting, clock, is_source, place, words};
 use crate::class::StreamRef;
 use crate::endpoints::Endpoint;
 use crate::quality::{MAX_DROPOUT, Sent};
@@ -87,7 +87,7 @@ impl Streams {
             return false;
         }
         let name = (stream.ssrc as u64) << 32 | (stream.port as u64) << 16;
-        let (set, tag) = self.place(of, name);
+        let (set, tag) = place(self.sets.len(), of, name);
         let known = self.known(set, tag, of);
         let Some(way) = known.or_else(|| self.room(set, now)) else { return false };
         self.sets[set].tags[way] = tag;

@@ -142,7 +142,10 @@ impl Rig {
             let mut seats = vec![];
             for lane in &guest.lanes {
                 let policy = PolicySpec::of(guest).compile().expect("a good policy");
-                let classifier = Classifier::new(policy, 64, rate, &mut Heap);
+                let mut classifier = Classifier::new(policy, 64.max(lane.streams as usize), rate, &mut Heap);
+                if guest.holds_srtcp() {
+                    classifier.hold_srtcp();
+                }
                 let shared = LaneShared::with_ear(
                     ledger.gate(),
                     classifier.table(),

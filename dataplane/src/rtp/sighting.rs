@@ -1,0 +1,40 @@
+//! An RTP packet as its stream meets it, and the words that name the stream.
+
+use crate::endpoints::Endpoint;
+use crate::policy::CompiledPolicy;
+use crate::wire::Headers;
+use crate::wire::rtp::Rtp;
+
+/// An RTP packet with its addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sighting<'a> {
+    pub headers: &'a Headers,
+    pub rtp: Rtp,
+    pub policy: &'a CompiledPolicy,
+    pub now: u64,
+}
+
+pub(super) fn words(bytes: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
+/// SSRC, the guest's port, the peer's port.
+#[inline(always)]
+pub(super) fn name(headers: &Headers, rtp: &Rtp) -> u64 {
+    (rtp.ssrc as u64) << 32 | (headers.sport as u64) << 16 | headers.dport as u64
+}
+
+impl Sighting<'_> {
+    pub(super) fn name(&self) -> u64 {
+        name(self.headers, &self.rtp)
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        endpoint(self.headers)
+    }
+}
+
+pub(super) fn endpoint(headers: &Headers) -> Endpoint {
+    Endpoint { address: words(&headers.src), port: headers.sport }
+}
