@@ -106,14 +106,15 @@ fn identity(told: &GuestIdentity) -> Result<Identity, Failure> {
     })
 }
 
-fn inherited(told: &GuardedStream, guard: ReplayGuard) -> Inherited {
+fn inherited(told: &GuardedStream, guard: ReplayGuard, margin_ms: Option<u64>) -> Inherited {
     let guarded = match guard {
         ReplayGuard::All => true,
         ReplayGuard::Srtp => told.secure != Some(false),
         ReplayGuard::Off => false,
     };
     // Sequence numbers count modulo 2^16.
-    let margin = if guarded { told.margin } else { 0 };
+    let margin = margin_ms.map_or(told.margin, |ms| told.margin_after(ms).min(MAX_MARGIN));
+    let margin = if guarded { margin } else { 0 };
     Inherited {
         address: address_bytes(told.address),
         port: told.port,
@@ -134,7 +135,9 @@ pub async fn take_over(guest: &GuestPlane, asked: &Guard) -> Result<HandedOver, 
             "guard: `since` and `from` ask, `streams` and `identities` tell; send two requests".into()
         ));
     }
-    if let Some(wide) = asked.streams.iter().find(|stream| stream.margin > MAX_MARGIN) {
+    let streams = asked.streams.as_deref().unwrap_or_default();
+    let identities = asked.identities.as_deref().unwrap_or_default();
+    if let Some(wide) = streams.iter().find(|stream| stream.margin > MAX_MARGIN) {
         return Err(bad(format!("guard: a margin is at most {MAX_MARGIN} packets, not {}", wide.margin)));
     }
     let mode = guest.with(|ledger| ledger.mode());
@@ -143,11 +146,13 @@ pub async fn take_over(guest: &GuestPlane, asked: &Guard) -> Result<HandedOver, 
         return Err(Failure::new("wrong-mode", desc));
     }
     let guard = guest.config.replay_guard();
-    let mut all = Vec::with_capacity(asked.streams.len() + asked.identities.len());
-    for told in &asked.identities {
+    let mut all = Vec::with_capacity(streams.len() + identities.len());
+    for told in identities {
         all.push((told.lane, Handed::Identity(identity(told)?)));
     }
-    all.extend(asked.streams.iter().map(|told| (told.lane, Handed::Stream(inherited(told, guard)))));
+    all.extend(
+        streams.iter().map(|told| (told.lane, Handed::Stream(inherited(told, guard, asked.margin_ms)))),
+    );
     if let Some((lane, _)) = all.iter().find(|(lane, _)| *lane >= guest.lanes.len()) {
         return Err(bad(format!(
             "guard: guest {} has no lane {lane}; give both planes the same lanes",
@@ -172,7 +177,7 @@ pub async fn take_over(guest: &GuestPlane, asked: &Guard) -> Result<HandedOver, 
         guest: guest.name().into(),
         inherited: after.0 - before.0,
         not_inherited: after.1 - before.1,
-        identities: asked.identities.len(),
+        identities: identities.len(),
     })
 }
 

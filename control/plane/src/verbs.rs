@@ -143,7 +143,7 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
             let (frames, times) = announce::begin(guest)?;
             Ok(json!({ "guest": guest.name(), "frames": frames, "times": times }))
         }
-        Verb::Guard(asked) if asked.streams.is_empty() && asked.identities.is_empty() => {
+        Verb::Guard(asked) if !asked.tells() => {
             value(handover::tell(plane.guest(asked.guest.as_deref())?.1, &asked, plane.rate)?)
         }
         Verb::Guard(asked) => {

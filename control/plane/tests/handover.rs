@@ -164,6 +164,7 @@ fn since_tells_what_went_on_and_only_a_muted_guest_takes_over() {
     assert_eq!(client.refuse("guard", json!({"since": u64::MAX})), "bad-arguments");
     assert_eq!(client.grant("guard", json!({"from": 1u64 << 40}))["next"], Value::Null, "beyond the end");
     assert_eq!(rig.client().refuse("guard", with_margin(&told, 0)), "wrong-mode");
+    assert_eq!(rig.client().refuse("guard", json!({"streams": []})), "wrong-mode");
     let standby = Rig::one("mode = \"muted\"");
     let mut client = standby.client();
     for (at, wrong) in
@@ -183,6 +184,14 @@ fn since_tells_what_went_on_and_only_a_muted_guest_takes_over() {
         handed["identities"][0][key] = wrong.clone();
         assert_eq!(client.refuse("guard", handed), "bad-arguments", "{wrong}");
     }
+    // An answer as it is, with what its primary may have sent in a second.
+    let mut whole = told.clone();
+    whole["margin_ms"] = json!(1000);
+    assert_eq!(client.grant("guard", whole)["inherited"], 1);
+    let row = told["streams"][0].clone();
+    let still = client.grant("guard", json!({}))["streams"][0][4].as_u64().expect("a number");
+    let expected = (65539 + 1_000_000u64.div_ceil(row[5].as_u64().expect("a number")) + 1) & 0xffff;
+    assert_eq!(still, expected, "{row}");
     let mut strange = with_margin(&told, 0);
     strange["streams"][0][1] = json!("224.0.0.1");
     assert_eq!(client.grant("guard", strange)["not_inherited"], 1);

@@ -1,11 +1,13 @@
 //! `tidegate guard`: a handover by hand, as replication does it by itself.
 
 use super::tables;
-use super::verbs::{Done, Target, show, steer_with};
+use super::verbs::{Done, Target, millis, show, steer_with};
 use crate::client::{Client, ClientError};
-use crate::protocol::{Guard, GuardReport, GuardedStream, HandedOver, Which};
+use crate::protocol::{Guard, GuardReport, HandedOver, Which};
+use crate::quantity::span;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Streams of one request: a line to the plane has 64 KiB.
 const STREAMS: usize = 400;
@@ -19,9 +21,9 @@ pub struct GuardArgs {
     /// Hand over to a muted guest what this file has: an answer with --json of the primary's plane
     #[arg(long, value_name = "FILE")]
     import: Option<PathBuf>,
-    /// With --import: packets that each stream may have sent since
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "import")]
-    margin: u16,
+    /// With --import: how long the primary may have sent since
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "0ms", requires = "import")]
+    margin: Duration,
     #[command(flatten)]
     target: Target,
 }
@@ -71,16 +73,16 @@ impl GuardArgs {
         let mut rows = told.streams.chunks(STREAMS);
         loop {
             let streams = rows.next().unwrap_or_default();
-            let margin = |stream: &GuardedStream| GuardedStream { margin: self.margin, ..*stream };
-            let request = Guard {
-                guest: self.target.guest(),
-                streams: streams.iter().map(margin).collect(),
-                identities: std::mem::take(&mut identities),
-                ..Guard::default()
-            };
-            if request.streams.is_empty() && request.identities.is_empty() {
+            if streams.is_empty() && identities.is_empty() {
                 break;
             }
+            let request = Guard {
+                guest: self.target.guest(),
+                streams: Some(streams.to_vec()),
+                identities: Some(std::mem::take(&mut identities)),
+                margin_ms: Some(millis(self.margin)),
+                ..Guard::default()
+            };
             let part: HandedOver = known(client.execute("guard", request)?)?;
             sum.inherited += part.inherited;
             sum.not_inherited += part.not_inherited;

@@ -167,7 +167,7 @@ pub enum VerbCommand {
     /// The RTP streams that went out and who the guest is, or hand them over to a standby
     #[command(after_help = "Examples:
   tidegate guard --guest pbx --json > told.json                       on the primary
-  tidegate guard --guest pbx --import told.json --margin 50           on its muted standby, before unmute")]
+  tidegate guard --guest pbx --import told.json --margin 300ms         on its muted standby, before unmute")]
     Guard(GuardArgs),
     /// Prolong the lease
     #[command(after_help = "Example:\n  tidegate lease --guest pbx --generation 1812345678901 --term 2s")]
@@ -229,7 +229,7 @@ fn rule(text: &str) -> Result<Rule, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// `guard`: without `streams` and `identities` it tells those of the guest; with them a muted guest takes them over.
+/// `guard`: without `streams` and `identities` it tells those of the guest; with them a muted guest takes them over. An
+/// answer may be sent as it is, in parts where it is longer than a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
@@ -18,11 +19,39 @@ pub struct Guard {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
     /// Streams to take over, at most as many as fit in a line.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub streams: Vec<GuardedStream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Vec<GuardedStream>>,
     /// Identities to take over.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub identities: Vec<GuestIdentity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identities: Option<Vec<GuestIdentity>>,
+    /// With `streams`: how long their primary may have sent since it told of them, milliseconds. Each stream's margin is
+    /// then what it sends in that time, unless the stream names a larger one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin_ms: Option<u64>,
+    /// Of an answer; means nothing here.
+    #[serde(skip_serializing)]
+    pub token: Option<u64>,
+    /// Of an answer; means nothing here.
+    #[serde(skip_serializing)]
+    pub next: Option<u64>,
+}
+
+impl Guard {
+    /// Something is handed over; otherwise it asks.
+    pub fn tells(&self) -> bool {
+        self.streams.is_some() || self.identities.is_some()
+    }
+}
+
+impl GuardedStream {
+    /// The margin, if the primary may have sent for so long since it told. Of a stream whose rhythm is unknown: a packet
+    /// in each millisecond.
+    pub fn margin_after(&self, ms: u64) -> u16 {
+        let interval_us = if self.interval_us == 0 { 1000 } else { self.interval_us };
+        // One more, because the first may have left right behind the answer.
+        let packets = ms.saturating_mul(1000).div_ceil(interval_us).saturating_add(1);
+        u16::try_from(packets).unwrap_or(u16::MAX).max(self.margin)
+    }
 }
 
 /// Most streams of one answer.

@@ -213,9 +213,10 @@ impl Rig {
         std::thread::sleep(Duration::from_millis(2));
     }
 
-    /// Last bytes of the frames that the wire of lane `n` saw.
+    /// Last bytes of the frames made by [`frame`] that the wire of lane `n` saw; the plane's own announcements are none.
     pub fn on_wire(&self, lane: usize) -> Vec<u8> {
-        self.wires[lane].from_lane.lock().expect("sound").iter().map(|frame| frame[59]).collect()
+        let wire = self.wires[lane].from_lane.lock().expect("sound");
+        wire.iter().filter(|frame| frame[12..14] == [0x88, 0xb5]).map(|frame| frame[59]).collect()
     }
 
     /// The same, once there are `count` of them.
