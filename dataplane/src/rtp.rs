@@ -36,7 +36,7 @@ pub use look::{Look, Standing};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
 pub(crate) use sighting::Sighting;
-use sighting::{endpoint, name, words};
+use sighting::{endpoint, name, place, words};
 use track::Step;
 pub(crate) use track::Track;
 

@@ -42,8 +42,7 @@ where
             let bytes = announcement.bytes();
             let silent = self.fenced || self.mode == Mode::Muted || !self.joined;
             let frame = if silent { None } else { self.wire.compose(bytes) };
-            let about =
-                Leaving { epoch: self.epoch, received_tsc: now, media: None, class: Class::Announce };
+            let about = Leaving { epoch: self.epoch, received_tsc: now, media: None, class: Class::Announce };
             if frame.is_none_or(|frame| stage.push(frame, about).is_err()) {
                 inbox.not_announced.add(1);
             }

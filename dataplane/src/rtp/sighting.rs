@@ -38,3 +38,14 @@ impl Sighting<'_> {
 pub(super) fn endpoint(headers: &Headers) -> Endpoint {
     Endpoint { address: words(&headers.src), port: headers.sport }
 }
+
+/// Where a stream would be: its set of `sets` (a power of two), and its tag there.
+#[inline(always)]
+pub(super) fn place(sets: usize, address: [u64; 2], name: u64) -> (usize, u64) {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let of_address = (address[0].rotate_left(32) ^ address[1]).wrapping_mul(GOLDEN);
+    let of_all = ((name >> 16) ^ of_address) as u128 * GOLDEN as u128;
+    // The middle of the product: every bit of the key has a say in it.
+    let set = (of_all >> 64) as usize & sets.wrapping_sub(1);
+    (set, (name & !0xffff) | (of_address >> 48) | 1)
+}

@@ -23,7 +23,7 @@ impl Bench {
         if decision.verdict == Verdict::Bypass
             && let Some(media) = decision.media
         {
-            self.0.departed(media, self.1);
+            self.0.departed(std::iter::once(media), self.1);
         }
         (decision.verdict, decision.class)
     }
