@@ -24,7 +24,7 @@ fn check(more: &[&str]) -> Output {
 }
 
 /// Every verb that speaks to the plane, with arguments that are good.
-const VERBS: [&[&str]; 22] = [
+const VERBS: [&[&str]; 24] = [
     &["status"],
     &["pulse"],
     &["hello"],
@@ -40,6 +40,8 @@ const VERBS: [&[&str]; 22] = [
     &["backup-lost", "--evidence", "x"],
     &["mute"],
     &["unmute"],
+    &["announce"],
+    &["guard"],
     &["lease", "--generation", "1", "--term", "1h"],
     &["fence"],
     &["policy", "--name", "hold-all"],

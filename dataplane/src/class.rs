@@ -73,15 +73,17 @@ pub enum DropReason {
     Fenced,
     /// Held when somebody said `unprotect drop`, when a fence lifted, or when the plane stopped.
     Discarded,
-    /// A rule of the operator says drop, or the replay guard.
+    /// A rule of the operator says drop.
     Refused,
     /// Headers that contradict themselves, end too early or nest deeper than is looked at: there is nothing to check.
     Unreadable,
+    /// RTP that the dead primary may have sent before: the replay guard of a promoted standby.
+    Replayed,
 }
 
 impl DropReason {
     /// All reasons, by their number.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 10] = [
         DropReason::HoldFull,
         DropReason::WireFull,
         DropReason::Oversize,
@@ -91,6 +93,7 @@ impl DropReason {
         DropReason::Discarded,
         DropReason::Refused,
         DropReason::Unreadable,
+        DropReason::Replayed,
     ];
 
     /// The word used in logs, JSON and metrics.
@@ -105,6 +108,7 @@ impl DropReason {
             DropReason::Discarded => "discarded",
             DropReason::Refused => "refused",
             DropReason::Unreadable => "unreadable",
+            DropReason::Replayed => "replayed",
         }
     }
 }
@@ -120,7 +124,7 @@ pub enum Verdict {
     Probation(StreamRef),
     /// To the wire at once, right behind what this stream has waiting under probation.
     Promote(StreamRef),
-    /// Not to the wire at all.
+    /// Not to the wire at all: a rule says so, or for RTP of a known stream the replay guard.
     Refuse,
 }
 

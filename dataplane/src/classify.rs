@@ -16,12 +16,12 @@ use crate::ear::{Learned, Lesson};
 use crate::fragments::{Fate, Fragments};
 use crate::policy::{CompiledPolicy, PolicyName, RuleVerdict};
 use crate::port::Frame;
-use crate::rtp::{Aim, Scout, Sighting, Stage, Streams, Waiting};
+use crate::rtp::{Aim, Inherited, Scout, Sighting, Stage, Streams, Waiting};
 use crate::streams::StreamTable;
 use crate::tsc::TscRate;
 use crate::udptl;
 use crate::wire::express::{Express, Plain};
-use crate::wire::rtp::{Packet, Rtp};
+use crate::wire::rtp::{Packet, Rtp, is_plain_rtcp};
 use crate::wire::{Headers, Kind, arp, icmpv6, ipv6};
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub struct Classifier {
     policy: Box<CompiledPolicy>,
     streams: Streams,
     fragments: Fragments,
+    /// SRTCP waits: see [`Classifier::hold_srtcp`].
+    holds_srtcp: bool,
 }
 
 /// What was seen of a frame ahead of its turn: the lcore looks at all frames of a burst before it judges the first, so
@@ -98,6 +100,7 @@ impl Sight {
             Stage::Proof => (Class::Rtp, Verdict::Promote(stream)),
             Stage::Run => (Class::Udp, Verdict::Probation(stream)),
             Stage::Idle => (Class::Udp, Verdict::Hold),
+            Stage::Replayed => (Class::Rtp, Verdict::Refuse),
         };
         let media = Media { stream, sequence: rtp.sequence, timestamp: rtp.timestamp };
         Sight { class, realtime, media: Some(media) }
@@ -112,7 +115,19 @@ impl Classifier {
             policy,
             streams: Streams::new(streams, rate, arena),
             fragments: Fragments::new(rate, arena),
+            holds_srtcp: false,
         }
+    }
+
+    /// From now on RTCP that is not plain waits for its commit: the index of SRTCP would come round again after a
+    /// failover, and nobody tells a standby which was the last.
+    pub fn hold_srtcp(&mut self) {
+        self.holds_srtcp = true;
+    }
+
+    /// Takes a stream over from the dead primary; false when there is no room for it.
+    pub fn inherit(&mut self, stream: &Inherited, now: u64) -> bool {
+        self.streams.inherit(stream, now)
     }
 
     /// Replaces the policy and gives the old one back, for the control thread to free. Promoted streams stay
@@ -226,6 +241,7 @@ impl Classifier {
             kind => self.see_rare(kind, headers, head, frame_len),
         };
         let mut verdict = match ruled {
+            Some(RuleVerdict::Bypass) if sight.realtime == Verdict::Refuse => Verdict::Refuse,
             Some(RuleVerdict::Bypass) => Verdict::Bypass,
             Some(_) => Verdict::Hold,
             None => self.by_policy(&sight, headers),
@@ -250,10 +266,12 @@ impl Classifier {
     fn by_policy(&self, sight: &Sight, headers: &Headers) -> Verdict {
         match self.policy.name() {
             PolicyName::Realtime => sight.realtime,
-            PolicyName::NonTcp if may_be_tcp(headers) => Verdict::Hold,
-            PolicyName::NonTcp | PolicyName::BypassAll => Verdict::Bypass,
+            // Held, a packet is in the checkpoint that lets it go, and comes once.
             PolicyName::HoldAll if headers.kind == Kind::Rarp => sight.realtime,
             PolicyName::HoldAll => Verdict::Hold,
+            _ if sight.realtime == Verdict::Refuse => Verdict::Refuse,
+            PolicyName::NonTcp if may_be_tcp(headers) => Verdict::Hold,
+            PolicyName::NonTcp | PolicyName::BypassAll => Verdict::Bypass,
         }
     }
 
@@ -322,25 +340,38 @@ impl Classifier {
         if headers.is_fragment() {
             return Sight::held(Class::Udp);
         }
-        self.see_set_up(packet, headers, 0, now)
+        let payload = (headers.payload(head), headers.payload_len as usize);
+        self.see_set_up(packet, headers, 0, payload, now)
     }
 
     /// RTCP, and what sets media up: sent directly, or through this channel.
-    fn see_set_up(&mut self, packet: Packet, headers: &Headers, channel: u16, now: u64) -> Sight {
+    /// `payload`: the bytes of it that are at hand, and how long it is.
+    fn see_set_up(
+        &mut self,
+        packet: Packet,
+        headers: &Headers,
+        channel: u16,
+        (payload, len): (&[u8], usize),
+        now: u64,
+    ) -> Sight {
         match packet {
             Packet::Rtcp { packet_type } => {
                 // Sender reports to extended reports: the types that are in use.
                 if (200..=207).contains(&packet_type) {
-                    self.streams.set_up(headers, channel, now);
+                    self.streams.set_up(headers, channel, false, now);
                 }
                 if self.streams.has_stream(headers, channel, now) {
-                    Sight::passed(Class::Rtcp)
+                    // Its index would come again after a failover.
+                    match self.holds_srtcp && !is_plain_rtcp(payload, len) {
+                        true => Sight::held(Class::Rtcp),
+                        false => Sight::passed(Class::Rtcp),
+                    }
                 } else {
                     Sight::held(Class::Udp)
                 }
             }
             _ => {
-                self.streams.set_up(headers, channel, now);
+                self.streams.set_up(headers, channel, packet == Packet::Dtls, now);
                 Sight::held(Class::Udp)
             }
         }
@@ -367,7 +398,11 @@ impl Classifier {
                 None => verdict,
             };
         }
-        let fate = if verdict == Verdict::Bypass { Some(Fate::Gone) } else { None };
+        let fate = match verdict {
+            Verdict::Bypass => Some(Fate::Gone),
+            Verdict::Refuse => Some(Fate::Refused),
+            _ => None,
+        };
         self.fragments.first(headers, fate, now);
         verdict
     }

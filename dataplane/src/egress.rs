@@ -131,7 +131,7 @@ pub struct Stage<F> {
 }
 
 impl<F> Stage<F> {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             burst: Burst::new(),
             notes: [Note { stream: 0, timestamp: 0, sequence: 0 }; BURST],
@@ -158,7 +158,7 @@ impl<F> Stage<F> {
 
     /// Appends, or gives back when full.
     #[inline(always)]
-    fn push(&mut self, frame: F, about: Leaving) -> Result<(), F> {
+    pub(crate) fn push(&mut self, frame: F, about: Leaving) -> Result<(), F> {
         let (note, (epoch, received_tsc), class) = about.parts();
         match self.burst.push_in_place(frame) {
             Ok(at) => {

@@ -24,6 +24,8 @@ struct Entry {
     used: bool,
     /// TSC of the last STUN, DTLS or RTCP.
     set_up: Option<u64>,
+    /// DTLS was among it.
+    dtls: bool,
     /// TSC of the last change: the oldest goes first.
     touched: u64,
     /// Marks of promoted streams; 0 for none.
@@ -67,10 +69,11 @@ impl Endpoints {
         Some(entry)
     }
 
-    /// STUN, DTLS or RTCP was seen there.
-    pub fn note_set_up(&mut self, endpoint: Endpoint, now: u64, lives: impl Fn(u32) -> bool) {
+    /// STUN, RTCP or `dtls` was seen there.
+    pub fn note_set_up(&mut self, endpoint: Endpoint, dtls: bool, now: u64, lives: impl Fn(u32) -> bool) {
         if let Some(entry) = self.entry(endpoint, now, lives) {
             entry.set_up = Some(now);
+            entry.dtls |= dtls;
             entry.touched = now;
         }
     }
@@ -80,6 +83,11 @@ impl Endpoints {
         self.find(endpoint)
             .and_then(|entry| entry.set_up)
             .is_some_and(|set_up| now.saturating_sub(set_up) <= idle)
+    }
+
+    /// True when DTLS was seen there.
+    pub fn is_secure(&self, endpoint: Endpoint) -> bool {
+        self.find(endpoint).is_some_and(|entry| entry.dtls)
     }
 
     /// The stream `mark` was promoted there.
@@ -110,7 +118,11 @@ mod tests {
     #[test]
     fn set_up_ends_after_idle_time() {
         let mut endpoints = Endpoints::new(64, &mut Heap);
-        endpoints.note_set_up(at(5000), 100, |_| false);
+        endpoints.note_set_up(at(5000), false, 100, |_| false);
+        assert!(!endpoints.is_secure(at(5000)));
+        endpoints.note_set_up(at(5000), true, 100, |_| false);
+        endpoints.note_set_up(at(5000), false, 100, |_| false);
+        assert!(endpoints.is_secure(at(5000)) && !endpoints.is_secure(at(5001)));
         assert!(endpoints.is_set_up(at(5000), 130, 30));
         assert!(!endpoints.is_set_up(at(5000), 131, 30));
         assert!(!endpoints.is_set_up(at(5001), 100, 30));
@@ -122,7 +134,7 @@ mod tests {
         let lives = |mark| mark == 7;
         endpoints.note_promoted(at(5000), 7, 1, lives);
         for port in 6000..60000 {
-            endpoints.note_set_up(at(port), port as u64, lives);
+            endpoints.note_set_up(at(port), true, port as u64, lives);
         }
         assert!(endpoints.has_stream(at(5000), lives));
         assert!(!endpoints.has_stream(at(5000), |_| false));

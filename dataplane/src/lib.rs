@@ -13,6 +13,7 @@
 //!
 //! Everything but [`dpdk`] builds without DPDK and is driven by the simulator, loom and the sanitizers.
 
+pub mod announcement;
 pub mod arena;
 pub mod burst;
 mod channels;
@@ -30,6 +31,8 @@ pub mod gate;
 pub mod guest;
 pub mod histogram;
 pub mod hold;
+pub mod identities;
+pub mod inbox;
 pub mod lane;
 pub mod lcore;
 mod lessons;

@@ -62,4 +62,11 @@ pub trait Port {
 
     /// Sends from the front of `burst`; returns how many left. What is not sent stays in `burst`.
     fn transmit(&mut self, queue: u16, burst: &mut Burst<Self::Frame>) -> usize;
+
+    /// A frame of the plane's own with these bytes, for this port to send. `None` when there is no buffer for it, or
+    /// it cannot make any.
+    fn compose(&mut self, bytes: &[u8]) -> Option<Self::Frame> {
+        let _ = bytes;
+        None
+    }
 }

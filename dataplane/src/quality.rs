@@ -79,6 +79,8 @@ pub struct Quality {
     pub late_max_ns: u64,
     /// Highest sequence number that left, extended by its wraps; `None` before the first.
     pub highest_sent: Option<u32>,
+    /// When the last packet left, TSC.
+    pub last_sent_tsc: u64,
 }
 
 impl Quality {
@@ -249,6 +251,7 @@ impl Sent {
                 early_max_ns: grains_ns(lowest.unsigned_abs() as u64),
                 late_max_ns: grains_ns(latest as u64),
                 highest_sent: Some(self.highest.get()),
+                last_sent_tsc: self.last.get(),
             }
         });
         match read {

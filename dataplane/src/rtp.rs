@@ -14,7 +14,6 @@ use crate::channels::Channels;
 use crate::class::{Media, StreamRef};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::lessons::Lessons;
-use crate::policy::CompiledPolicy;
 use crate::quality::{MAX_DROPOUT, MAX_MISORDER, Sent};
 use crate::streams::{MAX_STREAMS, Page, StreamTable};
 use crate::tsc::TscRate;
@@ -26,17 +25,24 @@ mod aim;
 mod channel;
 mod clock;
 mod companion;
+mod guard;
 mod look;
 mod origin;
 mod run;
+mod sighting;
 mod track;
 mod trust;
 
 pub(crate) use aim::{Aim, Scout};
+use guard::Past;
+pub use guard::{GoneOut, Guard, Inherited, MAX_MARGIN};
 pub use look::{Look, Standing};
-use origin::{is_eligible, is_tunnel};
+pub(crate) use origin::is_host;
+use origin::{is_eligible, is_source, is_tunnel};
 use run::Run;
 pub use run::{MAX_WAITING, Waiting};
+pub(crate) use sighting::Sighting;
+use sighting::{endpoint, name, place, words};
 use track::Step;
 pub(crate) use track::Track;
 
@@ -61,17 +67,8 @@ pub(crate) enum Stage {
     Proof,
     /// A duplicate within a run, or a fragment of a stream that has not proven itself.
     Idle,
-}
-
-/// An RTP packet with its addresses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sighting<'a> {
-    pub headers: &'a Headers,
-    pub rtp: Rtp,
-    /// Number of the TURN channel that it comes through; 0 when it is sent directly.
-    pub channel: u16,
-    pub policy: &'a CompiledPolicy,
-    pub now: u64,
+    /// Of a guarded stream, and the dead primary may have sent it before.
+    Replayed,
 }
 
 /// Where the streams of one set are. The first line is all that a lookup needs.
@@ -99,42 +96,6 @@ pub(crate) struct Streams {
     rate: TscRate,
     /// Positions noted in an earlier era are forgotten.
     era: u32,
-}
-
-fn words(bytes: &[u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
-}
-
-/// SSRC, the guest's port, the peer's port.
-#[inline(always)]
-fn name(headers: &Headers, rtp: &Rtp) -> u64 {
-    (rtp.ssrc as u64) << 32 | (headers.sport as u64) << 16 | headers.dport as u64
-}
-
-impl Sighting<'_> {
-    fn name(&self) -> u64 {
-        name(self.headers, &self.rtp)
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        endpoint(self.headers, self.channel)
-    }
-}
-
-/// Where a stream would be: its set of `sets` (a power of two), and its tag there.
-#[inline(always)]
-fn place(sets: usize, address: [u64; 2], name: u64) -> (usize, u64) {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let of_address = (address[0].rotate_left(32) ^ address[1]).wrapping_mul(GOLDEN);
-    let of_all = ((name >> 16) ^ of_address) as u128 * GOLDEN as u128;
-    // The middle of the product: every bit of the key has a say in it.
-    let set = (of_all >> 64) as usize & sets.wrapping_sub(1);
-    (set, (name & !0xffff) | (of_address >> 48) | 1)
-}
-
-fn endpoint(headers: &Headers, channel: u16) -> Endpoint {
-    Endpoint { address: words(&headers.src), port: headers.sport, channel }
 }
 
 impl Streams {
@@ -246,13 +207,20 @@ impl Streams {
     fn see_unusual(&mut self, index: usize, sighting: &Sighting<'_>) -> (StreamRef, Stage) {
         let page = self.table.page(index);
         let seen = &page.seen;
-        let track = Track(seen.track.get());
+        let mut track = Track(seen.track.get());
         let silent = sighting.now.saturating_sub(seen.last_seen.get());
         let whole = !sighting.headers.is_fragment();
         if silent > self.idle && whole {
             return self.begin(index, sighting);
         }
         let mark = StreamRef(self.runs[index].mark);
+        if track.is_guarded() {
+            match Guard(seen.guard.get()).judge(sighting.rtp.sequence) {
+                Past::Replayed => return (mark, Stage::Replayed),
+                Past::Beyond => track = track.unguarded(),
+                Past::Elsewhere => {}
+            }
+        }
         let trusted = self.is_trusted(sighting);
         // What only its port vouched for ends when neither policy nor signalling name the port any more.
         let promoted = track.is_proven() || track.is_promoted() && trusted;
@@ -297,6 +265,9 @@ impl Streams {
                 (track, Step::Proof) => (track.proven(), Stage::Proof),
             }
         };
+        if stage == Stage::Proof && self.endpoints.is_secure(sighting.endpoint()) {
+            track = track.secure();
+        }
         let clock = if track.has_clock() { None } else { clock::of(seen, sighting, packets, self.rate) };
         if clock.is_some() {
             track = track.with_clock();
@@ -308,6 +279,11 @@ impl Streams {
         seen.peer_high.set(peer[0]);
         seen.last_seen.set(sighting.now);
         seen.packets.set(packets);
+        if packets == 1 {
+            // The first one here of a stream that was the dead primary's: its clock is measured from now on.
+            seen.first_seen.set(sighting.now);
+            seen.first_timestamp.set(sighting.rtp.timestamp as u64);
+        }
         if track.is_promoted() && seen.promoted_at.get() == 0 {
             seen.promoted_at.set(packets);
         }
@@ -371,6 +347,9 @@ impl Streams {
         }
         if clock.is_some() {
             track = track.with_clock();
+        }
+        if self.endpoints.is_secure(sighting.endpoint()) {
+            track = track.secure();
         }
         let (address, peer) = (words(&sighting.headers.src), words(&sighting.headers.dst));
         let Page { seen, sent } = self.table.page(index);

@@ -150,6 +150,8 @@ pub(crate) struct Seen {
     pub clock_rate: Word,
     /// Number of the TURN channel; 0 for what is sent directly.
     pub channel: Word,
+    /// See [`crate::rtp::Guard`]; means something while the track says that there is one.
+    pub guard: Word,
 }
 
 /// One stream.
@@ -289,7 +291,7 @@ impl Page {
     }
 }
 
-fn address(high: &Word, low: &Word) -> IpAddr {
+pub(crate) fn address(high: &Word, low: &Word) -> IpAddr {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&high.get().to_ne_bytes());
     bytes[8..].copy_from_slice(&low.get().to_ne_bytes());

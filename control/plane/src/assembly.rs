@@ -124,7 +124,10 @@ impl Builder<'_> {
         for lane in &guest.lanes {
             let arena = arena_of(&mut self.arenas, lane.lcore);
             let policy = PolicySpec::of(guest).compile().map_err(|e| format!(": policy: {e}"))?;
-            let classifier = Classifier::new(policy, lane.streams as usize, self.eal.tsc_rate(), arena);
+            let mut classifier = Classifier::new(policy, lane.streams as usize, self.eal.tsc_rate(), arena);
+            if guest.holds_srtcp() {
+                classifier.hold_srtcp();
+            }
             let gate = ledger.gate();
             let ear = Ear::new(&guest.sip_ports, guest.learn_turn, lane.mtu.into());
             let shared = LaneShared::with_ear(Arc::clone(&gate), classifier.table(), ear, arena);

@@ -4,10 +4,12 @@
 //! [`server`], [`session`] and [`verbs`] are the socket, [`report`] the numbers, [`promotion`] what a standby becomes,
 //! [`assembly`] builds what runs and [`start`] is the life of the process.
 
+pub mod announce;
 pub mod assembly;
 pub mod events;
 pub mod generation;
 pub mod guest;
+pub mod handover;
 pub mod lines;
 pub mod links;
 pub mod memory;

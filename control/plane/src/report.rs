@@ -107,7 +107,7 @@ fn frames(totals: &ClassTotals) -> FrameCounts {
 }
 
 fn lane_stats(shared: &LaneShared) -> LaneStats {
-    let (counters, ear, polls) = (&shared.counters, &shared.ear, shared.gate.polls());
+    let (counters, ear, inbox) = (&shared.counters, &shared.ear, &shared.inbox);
     let class = |class: &Class| (class.name().into(), frames(&counters.totals(*class)));
     LaneStats {
         frames: frames(&counters.total()),
@@ -118,6 +118,12 @@ fn lane_stats(shared: &LaneShared) -> LaneStats {
             skipped: ear.skipped.get(),
             lessons: ear.learned.get(),
         },
+        handover: HandoverCounts {
+            inherited: inbox.inherited.get(),
+            not_inherited: inbox.not_inherited.get(),
+            announced: inbox.announced.get(),
+            not_announced: inbox.not_announced.get(),
+        },
         held_mbufs: counters.held_mbufs.get(),
         held_bytes: counters.held_bytes.get(),
         held_bytes_peak: counters.held_bytes_peak.get(),
@@ -127,7 +133,7 @@ fn lane_stats(shared: &LaneShared) -> LaneStats {
             queued: counters.guestward_queued.get(),
             dropped: counters.guestward_dropped.get(),
         },
-        polls,
+        polls: shared.gate.polls(),
     }
 }
 

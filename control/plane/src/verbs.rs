@@ -1,6 +1,8 @@
 //! What each verb does.
 
+use crate::announce;
 use crate::guest::{GuestPlane, failure};
+use crate::handover;
 use crate::moment::monotonic_ns;
 use crate::nap::{NAP, nap};
 use crate::promotion;
@@ -135,6 +137,18 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
             let answer = promotion::unmute(guest, &asked, generation(server)?, lease, plane.rate).await?;
             log::info!("guest {}: unmuted by session {}: {answer}", guest.name(), by(session.peer));
             Ok(answer)
+        }
+        Verb::Announce(which) => {
+            let guest = controlled(server, session, which.guest.as_deref())?;
+            let (frames, times) = announce::begin(guest)?;
+            Ok(json!({ "guest": guest.name(), "frames": frames, "times": times }))
+        }
+        Verb::Guard(asked) if !asked.tells() => {
+            value(handover::tell(plane.guest(asked.guest.as_deref())?.1, &asked, plane.rate)?)
+        }
+        Verb::Guard(asked) => {
+            let guest = controlled(server, session, asked.guest.as_deref())?;
+            value(handover::take_over(guest, &asked).await?)
         }
         Verb::Lease(asked) => {
             let guest = controlled(server, session, asked.guest.as_deref())?;

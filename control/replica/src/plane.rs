@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidegate_control::client::{Client, ClientError};
+use tidegate_control::protocol::GuardReport;
 
 use crate::checkpoint::CheckpointId;
 
@@ -15,6 +16,9 @@ pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok();
     now.and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok()).unwrap_or(0)
 }
+
+/// Streams that a line to the plane has room for.
+const STREAMS_A_LINE: usize = 400;
 
 /// A controlled guest of a running plane.
 #[derive(Debug)]
@@ -199,14 +203,23 @@ impl Plane {
         serde_json::from_value(told).map_err(|e| ClientError::Answer(format!("pulse: {e}")))
     }
 
-    /// What the replay guard of a standby must know: streams and who the guest is. `since`: what an earlier answer said.
-    pub fn guard(&self, since: Option<u64>) -> Result<Value, ClientError> {
-        self.ask("guard", since.map_or_else(|| json!({}), |since| json!({ "since": since })))
+    /// What a standby's plane must know: streams of which something went out since the answer with this token, and who
+    /// the guest is. A part of it, and where the next part begins.
+    pub fn guard(&self, since: Option<u64>, from: Option<u64>) -> Result<GuardReport, ClientError> {
+        let told = self.ask("guard", json!({ "since": since, "from": from }))?;
+        serde_json::from_value(told).map_err(|e| ClientError::Answer(format!("guard: {e}")))
     }
 
-    /// Teaches a muted plane the same.
-    pub fn teach_guard(&self, report: &Value) -> Result<(), ClientError> {
-        self.ask("guard", report.clone()).map(drop)
+    /// Hands a part of it to a muted plane. `margin_ms`: how long the primary may have sent since.
+    pub fn inherit(&self, report: &GuardReport, margin_ms: u64) -> Result<(), ClientError> {
+        let identities = Some(&report.identities).filter(|identities| !identities.is_empty());
+        if let Some(identities) = identities {
+            self.ask("guard", json!({ "identities": identities }))?;
+        }
+        for streams in report.streams.chunks(STREAMS_A_LINE) {
+            self.ask("guard", json!({ "streams": streams, "margin_ms": margin_ms }))?;
+        }
+        Ok(())
     }
 
     /// Discards what the guest sends.

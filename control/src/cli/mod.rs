@@ -1,5 +1,6 @@
 //! The command line of `tidegate`.
 
+mod handover;
 mod replication;
 mod start;
 mod tables;

@@ -212,6 +212,24 @@ pub(super) fn answer(verb: &str, answer: &Value) -> String {
     }
 }
 
+pub(super) fn guard(report: &GuardReport) -> String {
+    let mut rows = vec![row(["LANE", "SOURCE", "SSRC", "HIGHEST", "INTERVAL", "SRTP"])];
+    for s in &report.streams {
+        let secure = s.secure.map_or("-", |secure| if secure { "yes" } else { "no" });
+        let source = std::net::SocketAddr::new(s.address, s.port).to_string();
+        let (ssrc, interval) = (format!("{:#010x}", s.ssrc), time(s.interval_us * 1000));
+        rows.push(row([&s.lane.to_string(), &source, &ssrc, &s.highest.to_string(), &interval, secure]));
+    }
+    let mut who = vec![row(["LANE", "MAC", "VLAN", "ADDRESS", "KNOWN BY"])];
+    for i in &report.identities {
+        let vlans: Vec<String> = i.vlans.iter().map(|(_, id)| id.to_string()).collect();
+        let address = i.address.map_or("-".into(), |address| address.to_string());
+        let by = if i.confirmed { "its own word" } else { "its frames" };
+        who.push(row([&i.lane.to_string(), &i.mac, &vlans.join("."), &address, by]));
+    }
+    format!("{}\n{}", columns(&rows), columns(&who))
+}
+
 pub(super) fn event(event: &Value) -> String {
     let at = &event["timestamp"];
     let seconds = at["seconds"].as_u64().unwrap_or(0);

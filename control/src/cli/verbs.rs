@@ -1,5 +1,6 @@
 //! The client verbs: each one request (or a few), its answer as a table or as JSON.
 
+use super::handover::{self, GuardArgs};
 use super::{Reach, print, tables};
 use crate::client::{Client, ClientError};
 use crate::config::{PolicyName, PortRange, Rule};
@@ -8,7 +9,7 @@ use crate::protocol::*;
 use crate::quantity::span;
 use clap::Subcommand;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Which guest, for verbs that change it.
@@ -160,6 +161,14 @@ pub enum VerbCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Announce the guest to switches and neighbours, as after unmute
+    #[command(after_help = "Example:\n  tidegate announce --guest pbx")]
+    Announce(Target),
+    /// The RTP streams that went out and who the guest is, or hand them over to a standby
+    #[command(after_help = "Examples:
+  tidegate guard --guest pbx --json > told.json                       on the primary
+  tidegate guard --guest pbx --import told.json --margin 300ms         on its muted standby, before unmute")]
+    Guard(GuardArgs),
     /// Prolong the lease
     #[command(after_help = "Example:\n  tidegate lease --guest pbx --generation 1812345678901 --term 2s")]
     Lease {
@@ -220,7 +229,7 @@ fn rule(text: &str) -> Result<Rule, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -230,7 +239,7 @@ fn monotonic_ns() -> Option<u64> {
     u64::try_from(Duration::from(now).as_nanos()).ok()
 }
 
-type Done = Result<(), ClientError>;
+pub(super) type Done = Result<(), ClientError>;
 
 /// Asks, and prints the answer.
 fn look<T: serde::de::DeserializeOwned>(
@@ -243,7 +252,11 @@ fn look<T: serde::de::DeserializeOwned>(
     show(reach, answer, table)
 }
 
-fn show<T: serde::de::DeserializeOwned>(reach: &Reach, answer: Value, table: impl Fn(&T) -> String) -> Done {
+pub(super) fn show<T: serde::de::DeserializeOwned>(
+    reach: &Reach,
+    answer: Value,
+    table: impl Fn(&T) -> String,
+) -> Done {
     if reach.json {
         return print(&format!("{answer}\n"));
     }
@@ -255,11 +268,31 @@ fn show<T: serde::de::DeserializeOwned>(reach: &Reach, answer: Value, table: imp
 /// Asks a controlling verb.
 fn steer(target: &Target, verb: &str, arguments: impl serde::Serialize) -> Done {
     let mut client = Client::connect(&target.reach.socket)?;
+    steer_with(&mut client, target)?;
+    let answer = client.execute(verb, arguments)?;
+    show(&target.reach, answer, |answer: &Value| tables::answer(verb, answer))
+}
+
+/// Takes control first, if that is asked for.
+pub(super) fn steer_with(client: &mut Client, target: &Target) -> Done {
     if target.takeover {
         client.execute("takeover", Which { guest: target.guest.clone() })?;
     }
-    let answer = client.execute(verb, arguments)?;
-    show(&target.reach, answer, |answer: &Value| tables::answer(verb, answer))
+    Ok(())
+}
+
+impl Target {
+    pub(super) fn guest(&self) -> Option<String> {
+        self.guest.clone()
+    }
+
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.reach.socket
+    }
 }
 
 impl VerbCommand {
@@ -282,8 +315,10 @@ impl VerbCommand {
             | VerbCommand::BackupLost { target, .. }
             | VerbCommand::Mute(target)
             | VerbCommand::Unmute { target, .. }
+            | VerbCommand::Announce(target)
             | VerbCommand::Lease { target, .. }
             | VerbCommand::Policy { target, .. } => &target.reach,
+            VerbCommand::Guard(args) => args.target().reach(),
             VerbCommand::Hello(reach)
             | VerbCommand::Subscribe { reach, .. }
             | VerbCommand::Shutdown(reach) => reach,
@@ -336,6 +371,8 @@ impl VerbCommand {
                 let (guest, term_ms) = (target.guest.clone(), term.map(millis));
                 steer(&target, "unmute", Unmute { guest, protected, first_epoch, term_ms, since_ns })
             }
+            VerbCommand::Announce(target) => handover::announce(&target),
+            VerbCommand::Guard(args) => args.execute(),
             VerbCommand::Lease { generation, term, target } => {
                 let (guest, term_ms) = (target.guest.clone(), millis(term));
                 steer(&target, "lease", Lease { guest, generation, term_ms, since_ns: monotonic_ns() })

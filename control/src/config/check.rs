@@ -271,6 +271,9 @@ fn check_guest(checker: &mut Checker, guest: &Guest, at: &str) {
         key("sip_ports"),
         "at most 8 ports from 1 to 65535, each once; [] turns learning off",
     );
+    if let Some(problem) = guest.announce_problem() {
+        checker.say(key("announce_ms"), problem);
+    }
     match (guest.source, guest.timer) {
         (Source::Timer, None) => {
             checker.say(

@@ -199,6 +199,8 @@ impl LaneFlags {
                 learn_turn: !self.no_learn_turn,
                 rules: Vec::new(),
                 on_backup_lost: Default::default(),
+                replay_guard: None,
+                announce_ms: super::failover::announce_ms(),
                 max_epochs_in_flight: self.max_epochs_in_flight,
                 source: self.source,
                 timer: (self.source == Source::Timer).then(|| Timer {

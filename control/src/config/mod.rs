@@ -2,12 +2,14 @@
 //! key, unknown keys refused. [`check`] says what a file that parses may still get wrong.
 
 mod check;
+mod failover;
 mod flags;
 mod memory;
 mod policy;
 mod rule;
 
 pub use check::{Host, Problem, Problems};
+pub use failover::ReplayGuard;
 pub use flags::RunArgs;
 pub use memory::{BYPASS_RESERVE, Lack, Pages, node_of};
 pub use policy::PolicySpec;
@@ -150,6 +152,14 @@ pub struct Guest {
     /// What `backup-lost`, with evidence, does. Default: `stay`.
     #[serde(default)]
     pub on_backup_lost: OnBackupLost,
+    /// What a promoted standby refuses of that which the dead primary may have sent before. Default: `all`. Named here, or
+    /// where the guest is leased or starts muted, it also has SRTCP wait for its commit.
+    #[serde(default)]
+    pub replay_guard: Option<ReplayGuard>,
+    /// When the plane announces the guest to switches and neighbours after it was unmuted, milliseconds, at most 32
+    /// times; none: never. Default: 0, 50, 150, 300, 600.
+    #[serde(default = "failover::announce_ms")]
+    pub announce_ms: Vec<u64>,
     /// Closed epochs that may await their commit. Default: 64.
     #[serde(default = "max_epochs_in_flight")]
     pub max_epochs_in_flight: usize,

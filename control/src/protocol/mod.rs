@@ -12,11 +12,13 @@
 //! A line to the plane has at most [`LINE_MAX`] bytes. Requests of one session are answered in their order.
 
 mod explain;
+mod handover;
 mod pulse;
 mod report;
 mod verb;
 
 pub use explain::*;
+pub use handover::*;
 pub use pulse::*;
 pub use report::*;
 pub use verb::*;
@@ -28,8 +30,8 @@ use serde_json::{Map, Value, json};
 pub const LINE_MAX: usize = 64 << 10;
 
 /// What this version can do, as the greeting lists it.
-pub const CAPABILITIES: [&str; 7] =
-    ["epochs", "in-band-barrier", "leases", "policies", "streams", "events", "pulse"];
+pub const CAPABILITIES: [&str; 8] =
+    ["epochs", "in-band-barrier", "leases", "policies", "streams", "events", "pulse", "handover"];
 
 /// The first line of every connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -154,6 +154,19 @@ pub struct SignallingCounts {
     pub lessons: u64,
 }
 
+/// What a lane took over as a standby, and what it sent of the plane's own; those frames are in no other count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct HandoverCounts {
+    /// Streams taken over, each as often as it was told.
+    pub inherited: u64,
+    /// Streams that were not.
+    pub not_inherited: u64,
+    /// Announcements that went to the wire.
+    pub announced: u64,
+    /// Announcements that did not: a fence, mode `muted`, or a wire that took nothing.
+    pub not_announced: u64,
+}
+
 /// One lane's counters.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct LaneStats {
@@ -166,6 +179,9 @@ pub struct LaneStats {
     /// Signalling overheard.
     #[serde(default)]
     pub signalling: SignallingCounts,
+    /// What came from a primary, and what the plane announced.
+    #[serde(default)]
+    pub handover: HandoverCounts,
     /// Mbufs in the hold queue.
     pub held_mbufs: u64,
     /// Bytes in the hold queue.

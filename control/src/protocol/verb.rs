@@ -1,6 +1,6 @@
 //! The verbs and their arguments: one struct a verb, one sentence a field, unknown arguments refused.
 
-use super::{Explain, Failure};
+use super::{Explain, Failure, Guard};
 use crate::config::{PolicyName, PortRange, Rule};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -225,6 +225,10 @@ pub enum Verb {
     Mute(Which),
     /// See [`Unmute`].
     Unmute(Unmute),
+    /// Announce the guest to switches and neighbours.
+    Announce(Which),
+    /// See [`Guard`].
+    Guard(Guard),
     /// See [`Lease`].
     Lease(Lease),
     /// Let nothing out from now on. Accepted from every session.
@@ -248,7 +252,7 @@ pub enum Verb {
 }
 
 /// Names of all verbs.
-pub const VERBS: [&str; 22] = [
+pub const VERBS: [&str; 24] = [
     "hello",
     "guests",
     "pulse",
@@ -261,6 +265,8 @@ pub const VERBS: [&str; 22] = [
     "backup-lost",
     "mute",
     "unmute",
+    "announce",
+    "guard",
     "lease",
     "fence",
     "policy",
@@ -294,6 +300,8 @@ impl Verb {
             Verb::BackupLost(_) => "backup-lost",
             Verb::Mute(_) => "mute",
             Verb::Unmute(_) => "unmute",
+            Verb::Announce(_) => "announce",
+            Verb::Guard(_) => "guard",
             Verb::Lease(_) => "lease",
             Verb::Fence(_) => "fence",
             Verb::Policy(_) => "policy",
@@ -325,6 +333,8 @@ impl Verb {
             "backup-lost" => Verb::BackupLost(arguments(verb, given)?),
             "mute" => Verb::Mute(arguments(verb, given)?),
             "unmute" => Verb::Unmute(arguments(verb, given)?),
+            "announce" => Verb::Announce(arguments(verb, given)?),
+            "guard" => Verb::Guard(arguments(verb, given)?),
             "lease" => Verb::Lease(arguments(verb, given)?),
             "fence" => Verb::Fence(arguments(verb, given)?),
             "policy" => Verb::Policy(arguments(verb, given)?),

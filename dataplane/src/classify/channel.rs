@@ -50,7 +50,7 @@ impl Classifier {
                 }
             }
             Packet::Other => Sight::held(Class::Udp),
-            packet => self.see_set_up(packet, headers, channel, now),
+            packet => self.see_set_up(packet, headers, channel, (data.data, data.len), now),
         }
     }
 }

@@ -63,7 +63,8 @@ impl Mbuf {
         Some(head)
     }
 
-    fn segment(pool: &Mempool, bytes: &[u8]) -> Option<Mbuf> {
+    /// A frame of one segment with these bytes; allocates nothing but the mbuf.
+    pub(super) fn segment(pool: &Mempool, bytes: &[u8]) -> Option<Mbuf> {
         let len = u16::try_from(bytes.len()).ok()?;
         // SAFETY: the handle keeps the pool alive; the mbuf that comes out is ours.
         let mbuf = Mbuf(NonNull::new(unsafe { dpdk_sys::shim_mbuf_alloc(pool.as_ptr()) })?);

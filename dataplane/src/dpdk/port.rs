@@ -282,7 +282,7 @@ impl EthPort {
             return None;
         }
         let couriers = self.courier.as_ref().map(CourierThread::couriers).unwrap_or_default();
-        Some(PortBurst::new(self.id, self.queues, couriers, Arc::clone(&self.lent)))
+        Some(PortBurst::new(self.id, self.queues, couriers, self.pool.clone(), Arc::clone(&self.lent)))
     }
 
     /// DPDK's number of the port.

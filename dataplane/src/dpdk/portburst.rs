@@ -2,6 +2,7 @@
 
 use super::courier::Courier;
 use super::mbuf::Mbuf;
+use super::mempool::Mempool;
 use crate::burst::Burst;
 use crate::port::Port;
 use dpdk_sys::rte_mbuf;
@@ -16,13 +17,21 @@ pub struct PortBurst {
     queues: u16,
     /// Guest ports whose driver may block in transmit: one for each queue.
     couriers: Vec<Courier>,
+    /// The port's own pool, for frames of the plane's.
+    pool: Mempool,
     /// Shared with the control handle: set while this exists.
     lent: Arc<AtomicBool>,
 }
 
 impl PortBurst {
-    pub(super) fn new(port: u16, queues: u16, couriers: Vec<Courier>, lent: Arc<AtomicBool>) -> PortBurst {
-        PortBurst { port, queues, couriers, lent }
+    pub(super) fn new(
+        port: u16,
+        queues: u16,
+        couriers: Vec<Courier>,
+        pool: Mempool,
+        lent: Arc<AtomicBool>,
+    ) -> PortBurst {
+        PortBurst { port, queues, couriers, pool, lent }
     }
 
     /// The port's number in DPDK.
@@ -77,6 +86,10 @@ impl Port for PortBurst {
         };
         burst.sent(sent);
         sent
+    }
+
+    fn compose(&mut self, bytes: &[u8]) -> Option<Mbuf> {
+        Mbuf::segment(&self.pool, bytes)
     }
 }
 

@@ -7,6 +7,7 @@
 mod commits;
 mod firsts;
 mod guestward;
+mod inbox;
 mod obey;
 mod receive;
 mod release;
@@ -22,6 +23,8 @@ use crate::ear::Listener;
 use crate::egress::{Backlog, Egress, Pace};
 use crate::guest::Mode;
 use crate::hold::{HoldQueue, Quota};
+use crate::identities::Identities;
+use crate::inbox::InboxReader;
 use crate::port::{BURST, Port};
 use crate::tsc::{Clock, TscRate};
 use commits::CommitWatch;
@@ -80,6 +83,8 @@ where
     config: LaneConfig,
     classifier: Classifier,
     listener: Listener,
+    inbox: InboxReader,
+    identities: Identities,
 
     mode: Mode,
     /// Latched once the lease has ended; only an order undoes it (I9).
@@ -142,6 +147,8 @@ where
             clock,
             classifier,
             listener: Listener::new(Arc::clone(&shared.ear)),
+            inbox: InboxReader::new(Arc::clone(&shared.inbox)),
+            identities: Identities::new(Arc::clone(&shared.identities), rate, arena),
             mode: config.mode,
             fenced,
             joined: config.joined,

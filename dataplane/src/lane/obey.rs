@@ -31,6 +31,9 @@ where
         if self.listener.is_taught() {
             self.learn(now);
         }
+        if self.inbox.is_given() {
+            self.take_inbox(now);
+        }
     }
 
     /// What signalling said of the guest's ports. A packet that came before it was known leaves at once.

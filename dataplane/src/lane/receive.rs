@@ -93,6 +93,9 @@ where
         let epoch = self.epoch;
         let frames = burst.queued();
         frames.iter().flatten().for_each(Frame::prefetch);
+        if let Some(Some(frame)) = frames.first() {
+            self.identities.sample(frame.head(), frame.len(), now);
+        }
         self.look_ahead(frames);
         let nothing_leaves = self.fenced || self.mode == Mode::Muted;
         let longest = if nothing_leaves { 0 } else { self.config.mtu + ETHERNET };
@@ -165,6 +168,9 @@ where
         let signals = self.listener.listens() && self.listener.hear(&frame, &headers, true);
         let decision = self.classifier.judge(&headers, frame.head(), len, arrival.now);
         Tally::of(decision.class, len).count(&self.shared);
+        if decision.class == Class::Announce {
+            self.identities.announced(&headers, frame.head(), arrival.now);
+        }
         self.go(frame, len, decision, arrival, signals);
     }
 
@@ -175,7 +181,10 @@ where
         let about = Leaving { epoch: arrival.epoch, received_tsc: arrival.now, media, class };
         match (self.mode, verdict) {
             (_, Verdict::Bypass) => self.bypass(frame, about),
-            (_, Verdict::Refuse) => Self::count_drop(&self.shared, class, DropReason::Refused),
+            (_, Verdict::Refuse) => {
+                let reason = if media.is_some() { DropReason::Replayed } else { DropReason::Refused };
+                Self::count_drop(&self.shared, class, reason);
+            }
             (Mode::Open, Verdict::Promote(_)) => self.bypass(frame, about),
             // Held frames of the same flow may still be on their way out: line up behind them (I3).
             (Mode::Open, _) if !self.hold.is_empty() || !self.egress.release.is_empty() => {

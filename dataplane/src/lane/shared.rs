@@ -5,6 +5,8 @@ use crate::counters::Counters;
 use crate::ear::Ear;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
+use crate::identities::IdentityTable;
+use crate::inbox::Inbox;
 use crate::policy::CompiledPolicy;
 use crate::streams::StreamTable;
 use crossbeam::queue::ArrayQueue;
@@ -98,6 +100,10 @@ pub struct LaneShared {
     pub policy: PolicyMailbox,
     /// What the lcore overhears of signalling, and what it is taught.
     pub ear: Arc<Ear>,
+    /// What the control side hands over beside.
+    pub inbox: Arc<Inbox>,
+    /// Who the guest is.
+    pub identities: Arc<IdentityTable>,
 }
 
 impl LaneShared {
@@ -115,6 +121,8 @@ impl LaneShared {
     ) -> Arc<Self> {
         Arc::new(Self {
             ear: Arc::new(ear),
+            inbox: Arc::default(),
+            identities: Arc::new(IdentityTable::new(arena)),
             gate,
             counters: Counters::default(),
             latency: Latencies::new(arena),

@@ -5,10 +5,11 @@ use crate::endpoints::Endpoint;
 use crate::wire::Headers;
 
 impl Streams {
-    /// STUN, DTLS or RTCP came from the guest's port, or through a channel of it: media is being set up there.
-    pub fn set_up(&mut self, headers: &Headers, channel: u16, now: u64) {
+    /// STUN, RTCP or `dtls` came from the guest's port, or through a channel of it: media is being set up there.
+    pub fn set_up(&mut self, headers: &Headers, channel: u16, dtls: bool, now: u64) {
         let Streams { table, runs, endpoints, idle, .. } = self;
-        endpoints.note_set_up(endpoint(headers, channel), now, |mark| lives(table, runs, *idle, mark, now));
+        let at = endpoint(headers, channel);
+        endpoints.note_set_up(at, dtls, now, |mark| lives(table, runs, *idle, mark, now));
     }
 
     /// True when a living promoted stream comes from this port, a neighbour, or the one that signalling named: RTCP

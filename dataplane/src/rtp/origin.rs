@@ -10,7 +10,12 @@ const SERVER_PORT: u16 = 443;
 
 /// True for a port and an address that media comes from.
 pub(super) fn is_eligible(headers: &Headers) -> bool {
-    (headers.sport >= LOWEST_PORT || headers.sport == SERVER_PORT) && is_host(&headers.src)
+    is_source(&headers.src, headers.sport)
+}
+
+/// The same of an address and a port.
+pub(super) fn is_source(address: &[u8; 16], port: u16) -> bool {
+    (port >= LOWEST_PORT || port == SERVER_PORT) && is_host(address)
 }
 
 /// LISP (RFC 9300) on its own port: where RTP has its source stands an IP packet's first word, and a nonce that counts
@@ -22,7 +27,7 @@ pub(super) fn is_tunnel(sighting: &Sighting<'_>) -> bool {
 }
 
 /// True for an address that one host can have: not multicast, broadcast, loopback or none.
-pub(super) fn is_host(address: &[u8; 16]) -> bool {
+pub(crate) fn is_host(address: &[u8; 16]) -> bool {
     match crate::wire::display_address(*address) {
         std::net::IpAddr::V4(v4) => {
             !v4.is_multicast() && !v4.is_loopback() && v4.octets()[0] != 0 && v4.octets()[0] < 240

@@ -9,6 +9,8 @@
 //! | 41 | proven (a promoted stream that is not has only its port to vouch for it) |
 //! | 42 | the media clock is known |
 //! | 43 | signalling named its port before it had proven itself |
+//! | 44 | guarded: what the dead primary may have sent is refused |
+//! | 45 | a DTLS handshake came from its port: it is SRTP |
 //! | 48-54 | payload type of the last packet |
 
 use super::WINDOW;
@@ -23,8 +25,10 @@ const PROVEN: u64 = 1 << 41;
 const CLOCK: u64 = 1 << 42;
 const SETTLED: u64 = PROMOTED | PROVEN | CLOCK;
 const NAMED: u64 = 1 << 43;
+const GUARDED: u64 = 1 << 44;
+const SECURE: u64 = 1 << 45;
 /// What stays as it is while packets come.
-const KEPT: u64 = SETTLED | NAMED;
+const KEPT: u64 = SETTLED | NAMED | GUARDED | SECURE;
 
 /// What a packet is to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +65,37 @@ impl Track {
         self.0 & CLOCK != 0
     }
 
-    /// Promoted, proven, and its clock known: nothing is left to find out.
+    /// Promoted, proven, its clock known and no guard over it: nothing is left to find out.
     #[inline(always)]
     pub fn is_settled(self) -> bool {
-        self.0 & SETTLED == SETTLED
+        self.0 & (SETTLED | GUARDED) == SETTLED
+    }
+
+    /// A stream of the dead primary, whose highest number may have been `highest`.
+    pub fn inherited(highest: u16, payload_type: u8, secure: bool) -> Track {
+        let secure = if secure { SECURE } else { 0 };
+        Track(PROMOTED | PROVEN | secure | highest as u64 | ((payload_type & 0x7f) as u64) << 48)
+    }
+
+    pub fn guarded(self) -> Track {
+        Track(self.0 | GUARDED)
+    }
+
+    pub fn unguarded(self) -> Track {
+        Track(self.0 & !GUARDED)
+    }
+
+    #[inline(always)]
+    pub fn is_guarded(self) -> bool {
+        self.0 & GUARDED != 0
+    }
+
+    pub fn secure(self) -> Track {
+        Track(self.0 | SECURE)
+    }
+
+    pub fn is_secure(self) -> bool {
+        self.0 & SECURE != 0
     }
 
     /// Packets of the run that is under way.
@@ -99,13 +130,13 @@ impl Track {
 
     /// Promoted, with this packet as the highest.
     pub fn promoted(self, rtp: &Rtp) -> Track {
-        Track(self.0 & CLOCK | PROMOTED | rtp.sequence as u64 | (rtp.payload_type as u64) << 48)
+        Track(self.0 & (CLOCK | SECURE) | PROMOTED | rtp.sequence as u64 | (rtp.payload_type as u64) << 48)
     }
 
     /// Promoted in the middle of its run, which goes on behind its last packet.
     pub fn vouched(self) -> Track {
         let highest = ((self.0 >> 16) as u16).wrapping_sub(1);
-        Track(self.0 & (CLOCK | 0x7f << 48) | PROMOTED | NAMED | highest as u64)
+        Track(self.0 & (CLOCK | SECURE | 0x7f << 48) | PROMOTED | NAMED | highest as u64)
     }
 
     /// Signalling is what promoted it.

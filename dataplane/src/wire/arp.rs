@@ -7,8 +7,10 @@ pub const PACKET: usize = 28;
 /// An announcement with its padding; DPDK's vhost makes a RARP of 64 bytes.
 const MAX_FRAME: u32 = 64;
 
-const REQUEST: u16 = 1;
-const REPLY: u16 = 2;
+/// Operation of a request.
+pub const REQUEST: u16 = 1;
+/// Operation of a reply.
+pub const REPLY: u16 = 2;
 const REVERSE_REQUEST: u16 = 3;
 /// Hardware Ethernet, protocol IPv4, addresses of 6 and 4 bytes.
 const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -35,6 +37,28 @@ pub fn is_rarp_announcement(headers: &Headers, head: &[u8], frame_len: u32) -> b
                 && packet[24..28] == [0; 4]
                 && is_unicast(source)
         })
+}
+
+fn build(operation: u16, mac: [u8; 6], address: [u8; 4], target: [u8; 6]) -> [u8; PACKET] {
+    let mut packet = [0; PACKET];
+    packet[..6].copy_from_slice(&ETHERNET_IPV4);
+    packet[6..8].copy_from_slice(&operation.to_be_bytes());
+    packet[8..14].copy_from_slice(&mac);
+    packet[14..18].copy_from_slice(&address);
+    packet[18..24].copy_from_slice(&target);
+    packet[24..].copy_from_slice(&address);
+    packet
+}
+
+/// Gratuitous ARP: the address is at this hardware address. Some hosts take a [`REQUEST`] only (RFC 5227, 3), some a
+/// [`REPLY`] only.
+pub fn gratuitous(mac: [u8; 6], address: [u8; 4], operation: u16) -> [u8; PACKET] {
+    build(operation, mac, address, if operation == REPLY { mac } else { [0; 6] })
+}
+
+/// The packet of [`is_rarp_announcement`].
+pub fn reverse_announcement(mac: [u8; 6]) -> [u8; PACKET] {
+    build(REVERSE_REQUEST, mac, [0; 4], mac)
 }
 
 /// The packet and the frame's source address, if the frame is a short one for Ethernet and IPv4.

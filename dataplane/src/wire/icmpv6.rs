@@ -7,7 +7,13 @@ pub const PROTOCOL: u8 = 58;
 
 const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// Type of a neighbour advertisement.
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// Where ff02::1 is sent to.
+pub const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// Bytes of an advertisement with its IPv6 header and its one option.
+pub const ADVERTISEMENT: usize = 40 + 24 + 8;
 /// A solicitation with target, link-layer address and nonce (RFC 7527) has 40 bytes; no more is let through.
 const MAX_LEN: usize = 64;
 
@@ -38,6 +44,28 @@ pub fn is_discovery(headers: &Headers, head: &[u8]) -> bool {
         _ => return false,
     };
     options_fill(&message[options..])
+}
+
+/// An unsolicited neighbour advertisement (RFC 4861, 7.2.6), with its IPv6 header: to all nodes, and what they knew before
+/// is overridden.
+pub fn unsolicited_advertisement(mac: [u8; 6], address: [u8; 16], router: bool) -> [u8; ADVERTISEMENT] {
+    let mut packet = [0; ADVERTISEMENT];
+    packet[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, (ADVERTISEMENT - 40) as u8, PROTOCOL, 255]);
+    packet[8..24].copy_from_slice(&address);
+    packet[24..40].copy_from_slice(&ALL_NODES);
+    packet[40] = NEIGHBOUR_ADVERTISEMENT;
+    packet[44] = if router { 0xa0 } else { 0x20 };
+    packet[48..64].copy_from_slice(&address);
+    packet[64..66].copy_from_slice(&[2, 1]);
+    packet[66..].copy_from_slice(&mac);
+    // The pseudo header: addresses, length, protocol (RFC 8200, 8.1).
+    let pseudo = u64::from((ADVERTISEMENT - 40) as u8) + u64::from(PROTOCOL);
+    let mut sum: u64 = pseudo + packet[8..].chunks_exact(2).map(|two| u64::from(be16(two, 0))).sum::<u64>();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    packet[42..44].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    packet
 }
 
 /// Options in units of 8 bytes (RFC 4861, 4.6), none of them empty.

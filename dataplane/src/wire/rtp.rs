@@ -73,6 +73,21 @@ impl Tag {
     }
 }
 
+/// True for RTCP as it is written: packets of version 2 with types of RTCP (192 to 223), whose lengths lead from one to
+/// the next and exactly to the end of the datagram (RFC 3550, 6.1). SRTCP is not so: an index and a tag follow the last
+/// one, and what follows the first one's eighth byte is encrypted (RFC 3711, 3.4). `payload` is all of it that is at hand.
+pub fn is_plain_rtcp(payload: &[u8], len: usize) -> bool {
+    let mut rest = payload;
+    while let Some([first, packet_type, high, low]) = rest.first_chunk() {
+        let end = (be16(&[*high, *low], 0) as usize + 1) * 4;
+        match rest.get(end..) {
+            Some(next) if first >> 6 == 2 && (192..=223).contains(packet_type) => rest = next,
+            _ => return false,
+        }
+    }
+    rest.is_empty() && payload.len() == len && len > 0
+}
+
 impl Packet {
     /// Reads a datagram of `len` bytes of which `payload` are at hand.
     #[inline(always)]
@@ -175,6 +190,27 @@ mod tests {
     }
 
     const PCMA: [u8; 14] = [0x80, 8, 0x12, 0x34, 0, 0, 0, 160, 0xca, 0xfe, 0xba, 0xbe, 0xd5, 0xd5];
+
+    #[test]
+    fn plain_rtcp_leads_to_its_end_and_secured_rtcp_does_not() {
+        let packet = |packet_type: u8, words: u8| {
+            let mut packet = vec![0x81, packet_type, 0, words];
+            packet.resize(4 + 4 * words as usize, 0x5a);
+            packet
+        };
+        let plain = |bytes: &[u8]| is_plain_rtcp(bytes, bytes.len());
+        let compound = [packet(200, 6), packet(202, 3), packet(203, 1)].concat();
+        assert!(plain(&compound) && plain(&packet(201, 1)) && plain(&packet(205, 3)));
+        // AES-CM: index and a tag of 80 bits. AES-GCM: a tag of 128 bits and the index, a multiple of 4 in all.
+        for trailer in [14, 4, 20, 1] {
+            assert!(!plain(&[packet(200, 6), vec![0x80; trailer]].concat()), "{trailer}");
+        }
+        let mut encrypted = compound.clone();
+        encrypted[28..].iter_mut().for_each(|byte| *byte ^= 0xa7);
+        assert!(!plain(&encrypted));
+        assert!(!plain(&compound[..compound.len() - 1]) && !plain(&[]));
+        assert!(!is_plain_rtcp(&compound, compound.len() + 4), "the rest is in another segment");
+    }
 
     #[test]
     fn an_rtp_header_is_read() {

@@ -1,6 +1,7 @@
 //! The invariants of the design, I1 to I9, each on one shipped lane over ports in memory.
 //! The simulator looks for what nobody thought of; these say what is meant.
 
+mod announcements;
 mod rig;
 
 use rig::{GENERATION, Rig, TestFrame, arp, rtp, starting, tcp};

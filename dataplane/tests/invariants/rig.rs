@@ -89,6 +89,10 @@ impl Port for MemoryPort {
         }
         sent
     }
+
+    fn compose(&mut self, bytes: &[u8]) -> Option<TestFrame> {
+        Some(TestFrame { bytes: bytes.to_vec(), cut: None, unfinished: false })
+    }
 }
 
 #[derive(Debug, Clone, Default)]

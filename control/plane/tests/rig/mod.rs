@@ -90,6 +90,9 @@ impl Port for Pipe {
         }
         sent
     }
+    fn compose(&mut self, bytes: &[u8]) -> Option<Bytes> {
+        Some(Bytes(bytes.to_vec()))
+    }
 }
 
 /// A frame of a protocol that is neither IP nor an announcement: held under every policy but `bypass-all`.
@@ -139,7 +142,10 @@ impl Rig {
             let mut seats = vec![];
             for lane in &guest.lanes {
                 let policy = PolicySpec::of(guest).compile().expect("a good policy");
-                let classifier = Classifier::new(policy, 64, rate, &mut Heap);
+                let mut classifier = Classifier::new(policy, 64.max(lane.streams as usize), rate, &mut Heap);
+                if guest.holds_srtcp() {
+                    classifier.hold_srtcp();
+                }
                 let shared = LaneShared::with_ear(
                     ledger.gate(),
                     classifier.table(),
@@ -207,9 +213,10 @@ impl Rig {
         std::thread::sleep(Duration::from_millis(2));
     }
 
-    /// Last bytes of the frames that the wire of lane `n` saw.
+    /// Last bytes of the frames made by [`frame`] that the wire of lane `n` saw; the plane's own announcements are none.
     pub fn on_wire(&self, lane: usize) -> Vec<u8> {
-        self.wires[lane].from_lane.lock().expect("sound").iter().map(|frame| frame[59]).collect()
+        let wire = self.wires[lane].from_lane.lock().expect("sound");
+        wire.iter().filter(|frame| frame[12..14] == [0x88, 0xb5]).map(|frame| frame[59]).collect()
     }
 
     /// The same, once there are `count` of them.

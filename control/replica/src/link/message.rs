@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{CheckpointId, RamDigest};
 use serde::{Deserialize, Serialize};
+use tidegate_control::protocol::GuardReport;
 
 /// Version of the protocol; both sides must speak the same.
 pub const VERSION: u16 = 1;
@@ -141,7 +142,7 @@ pub enum Up {
     /// I live; grant me a lease.
     Beat(Beat),
     /// What the plane's replay guard says.
-    Guard(serde_json::Value),
+    Guard(GuardReport),
     /// My plane is fenced, or never used a grant later than `upto`: do not wait for my lease.
     Surrender {
         /// The last request it ever made.

@@ -80,6 +80,6 @@ pub fn granted(primary: &Primary, seq: u64, term_ms: u64) {
     match primary.plane.lease(primary.generation.load(Relaxed), term) {
         Ok(()) => primary.bound.store(true, Relaxed),
         // Too late: the fence has fallen. The next pause begins a new generation.
-        Err(error) => log::warn!("the lease came and was not taken: {error}"),
+        Err(error) => log::debug!("the lease came and was not taken: {error}"),
     }
 }

@@ -8,9 +8,6 @@ use crate::plane::{Pulse, monotonic_ns};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Beats from one guard report to the next.
-const GUARD_EVERY: u64 = 2;
-
 /// Beats until `stop`, or until the session or the VM has ended.
 pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
     let link = &primary.args.link;
@@ -100,13 +97,21 @@ fn lives(
     since: &mut Option<u64>,
 ) -> Result<(), crate::link::LinkError> {
     primary.held_frames.store(pulse.held_frames, Relaxed);
-    if n.is_multiple_of(GUARD_EVERY)
-        && let Ok(report) = primary.plane.guard(*since)
-    {
-        *since = report["token"].as_u64();
+    // The lease counts from here, and the standby hears what went out until later than this before it grants: so it
+    // knows all that went out but what leaves within the term.
+    let seq = primary.tenant().request(monotonic_ns());
+    let (token, mut from) = (*since, None);
+    loop {
+        let Ok(report) = primary.plane.guard(token, from) else { return Ok(()) };
+        if from.is_none() {
+            *since = Some(report.token);
+        }
+        from = report.next;
         up.send(&Up::Guard(report))?;
+        if from.is_none() {
+            break;
+        }
     }
     let renewal = primary.speaks_under_a_lease(pulse);
-    let seq = primary.tenant().request(monotonic_ns());
     up.send(&Up::Beat(Beat { seq, renewal, qmp_answers: n, polls: pulse.polls, standby: None }))
 }

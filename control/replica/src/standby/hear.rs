@@ -14,7 +14,7 @@ pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: 
         match up.receive() {
             Ok(Up::Beat(beat)) => beat_of(standby, &beat, incarnation),
             Ok(Up::Guard(report)) => {
-                if let Err(error) = standby.plane.teach_guard(&report) {
+                if let Err(error) = standby.plane.inherit(&report, margin_ms(standby)) {
                     log::warn!("the replay guard was not taken: {error}");
                 }
             }
@@ -35,6 +35,11 @@ pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: 
         drop(view);
         standby.chronicle.tell("session-ended", json!({ "reason": reason, "in_order": orderly }));
     }
+}
+
+/// How long the primary may have sent since it made a report: to the end of the lease that its next beat asks for.
+fn margin_ms(standby: &Standby) -> u64 {
+    standby.landlord().terms().term_ms
 }
 
 fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
