@@ -61,7 +61,10 @@ pub struct Outcome {
 impl Outcome {
     /// Takes what it needs of what both sides told.
     pub fn take_events(&mut self, primary: &[Value], backup: &[Value]) {
-        for event in primary.iter().filter(|event| event["event"] == "checkpoint") {
+        // A primary that is frozen in the middle of a pause tells a long one when it is thawed.
+        let until = self.struck.map_or(u64::MAX, |struck| struck.at_ns);
+        let alive = |event: &&Value| event["at_ns"].as_u64().is_none_or(|at_ns| at_ns <= until);
+        for event in primary.iter().filter(|event| event["event"] == "checkpoint").filter(alive) {
             self.pauses_ms.extend(event["pause_ms"].as_f64());
             self.bytes.extend(event["bytes"].as_f64());
         }
@@ -200,6 +203,15 @@ mod tests {
             let faults = outcome.faults();
             assert!(faults.len() == 1 && faults[0].contains(word), "{word}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn pauses_after_the_blow_are_not_the_checkpoints_cost() {
+        let mut outcome = good();
+        let checkpoint =
+            |at_ns: u64| json!({ "event": "checkpoint", "pause_ms": at_ns, "bytes": 1, "at_ns": at_ns });
+        outcome.take_events(&[checkpoint(5), checkpoint(6)], &[]);
+        assert_eq!(outcome.pauses_ms, [5.0]);
     }
 
     #[test]

@@ -26,8 +26,8 @@ const PROMOTES_WITHIN: Duration = Duration::from_secs(15);
 const AWAY: Duration = Duration::from_secs(2);
 /// How long it is watched after that.
 const WATCHED: Duration = Duration::from_millis(700);
-/// A checkpoint comes every 100 ms; a step that is not told in this time is not waited for.
-const STEP_WITHIN: Duration = Duration::from_secs(5);
+/// A checkpoint comes every 100 ms; a step that is not told in this time is not waited for: the call would be over.
+const STEP_WITHIN: Duration = Duration::from_millis(800);
 /// From the call's setup to its end: a failover lies within.
 const CALL: Duration = Duration::from_millis(4500);
 const LOOK: Duration = Duration::from_millis(10);
