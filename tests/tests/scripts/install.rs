@@ -15,7 +15,7 @@ const UNIT: &str = "usr/local/lib/systemd/system/tidegate.service";
 fn build(stage: &Machine) -> PathBuf {
     let built = stage.root.join("built");
     fs::create_dir_all(&built).unwrap();
-    for program in ["tidegate", "tidegate-plane"] {
+    for program in ["tidegate", "tidegate-plane", "tidegate-replica"] {
         fs::copy("/bin/true", built.join(program)).unwrap();
     }
     built.join("tidegate")
