@@ -41,8 +41,10 @@ pub const VICTIMS: [Victim; 7] = [
     Victim::LinkHangsUp,
 ];
 
-/// The steps of a checkpoint that `tidegate replicate` tells, in their order.
-pub const STEPS: [&str; 7] = ["stop", "close", "save", "resume", "send", "acknowledged", "commit"];
+/// The first step of a checkpoint: QEMU tells it.
+pub const VM_STOPPED: &str = "stop";
+/// All in their order; the others `tidegate replicate` tells.
+pub const STEPS: [&str; 7] = [VM_STOPPED, "close", "save", "resume", "send", "acknowledged", "commit"];
 /// No step: any moment.
 pub const ANY_MOMENT: &str = "random";
 

@@ -33,7 +33,7 @@ pub enum Replication {
     /// See [`Means::Programs`].
     Programs(Box<Programs>),
     /// See [`Means::Hand`].
-    Hand(Hand),
+    Hand(Box<Hand>),
 }
 
 /// See [`Means::Programs`].
@@ -60,7 +60,7 @@ impl Replication {
                 let programs = Programs::start(tidegate, network, hosts, victim)?;
                 Ok(Replication::Programs(Box::new(programs)))
             }
-            Means::Hand => Ok(Replication::Hand(Hand::start(hosts)?)),
+            Means::Hand => Ok(Replication::Hand(Box::new(Hand::start(hosts)?))),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::blow::{ANY_MOMENT, Blow, Hammer, Struck, signal_all};
+use super::blow::{ANY_MOMENT, Blow, Hammer, Struck, VM_STOPPED, signal_all};
 use super::call::Call;
 use super::client::{Client, GOES_ON_WITHIN, Habit};
 use super::host::{Host, Setting, Snapshot};
@@ -208,7 +208,7 @@ fn death(
         cut: replication.cut(),
         struck: Arc::clone(&struck),
     };
-    outcome.moment = strike(replication, blow, hammer, &struck)?;
+    outcome.moment = strike(replication, &hosts[0], blow, hammer, &struck)?;
     outcome.struck = *struck.lock().unwrap_or_else(PoisonError::into_inner);
     outcome.protected_ms = ms(begin);
     let since = traffic.mark();
@@ -233,6 +233,7 @@ fn death(
 /// At the step that was asked for, or now; the moment at which it really fell.
 fn strike(
     replication: &Replication,
+    host: &Host,
     blow: Blow,
     hammer: Hammer,
     struck: &Mutex<Option<Struck>>,
@@ -245,6 +246,12 @@ fn strike(
     };
     // Not always at the first checkpoint after the same events.
     std::thread::sleep(Duration::from_micros(random(150_000)?));
+    if blow.moment == VM_STOPPED {
+        // QEMU tells it itself, to every monitor.
+        let told = host.guest.second_monitor()?.wait_for_event("STOP", STEP_WITHIN);
+        hammer.strike();
+        return Ok(if told.is_ok() { VM_STOPPED } else { ANY_MOMENT });
+    }
     telling.at_step(blow.moment, Box::new(move || hammer.strike()));
     let deadline = Instant::now() + STEP_WITHIN;
     while !fallen() {
