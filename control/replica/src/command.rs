@@ -45,7 +45,7 @@ fn json(command: &ReplicationCommand) -> bool {
         ReplicationCommand::Failover(args) => args.json,
         ReplicationCommand::Replication(args) => args.json,
         ReplicationCommand::Certs(args) => args.json,
-        ReplicationCommand::Witness(_) => false,
+        ReplicationCommand::Witness(args) => args.json,
         ReplicationCommand::Observe(args) => args.vm.json,
     }
 }

@@ -279,6 +279,9 @@ pub struct WitnessArgs {
     /// A node is called silent after so long, milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100)]
     pub silent_ms: u64,
+    /// Where it listens as a line of JSON on the standard output, once it does
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// See [`ReplicationCommand::Observe`].

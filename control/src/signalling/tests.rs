@@ -132,6 +132,7 @@ fn a_call_to_the_guest_opens_with_its_early_media_and_ends_when_it_is_cancelled(
     bench.sends(&sip("200", "p", "g", "1 CANCEL", ""));
     assert_eq!(bench.open(), "4000");
     bench.sends(&sip("487", "p", "g", "1 INVITE", ""));
+    bench.later(LINGERING);
     assert_eq!(bench.open(), "");
 }
 

@@ -143,6 +143,8 @@ pub enum Up {
     Beat(Beat),
     /// What the plane's replay guard says.
     Guard(GuardReport),
+    /// The same, and nothing leaves any more.
+    Settled(GuardReport),
     /// My plane is fenced, or never used a grant later than `upto`: do not wait for my lease.
     Surrender {
         /// The last request it ever made.

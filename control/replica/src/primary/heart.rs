@@ -2,11 +2,13 @@
 //! and the plane's lcores poll. When either is gone for certain, the standby is told: it need not wait.
 
 use super::{News, Primary};
+use crate::link::LinkError;
 use crate::link::message::{Beat, Up};
 use crate::link::wire::Sender;
 use crate::plane::{Pulse, monotonic_ns};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
+use tidegate_control::protocol::GuardReport;
 
 /// Beats until `stop`, or until the session or the VM has ended.
 pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
@@ -27,6 +29,8 @@ pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
             Life::Lives(pulse) => lives(primary, &mut up, &pulse, n, &mut since),
             Life::Unknown => Ok(()),
             Life::Gone(reason) => {
+                // Behind the fence nothing leaves any more: what has left is known without a margin.
+                let _ = report(primary, &mut up, None, Up::Settled);
                 let upto = primary.tenant().surrender();
                 let _ = up.send(&Up::Surrender { upto, reason: reason.clone() });
                 primary.tell(News::Gone(reason));
@@ -95,23 +99,35 @@ fn lives(
     pulse: &Pulse,
     n: u64,
     since: &mut Option<u64>,
-) -> Result<(), crate::link::LinkError> {
+) -> Result<(), LinkError> {
     primary.held_frames.store(pulse.held_frames, Relaxed);
     // The lease counts from here, and the standby hears what went out until later than this before it grants: so it
     // knows all that went out but what leaves within the term.
     let seq = primary.tenant().request(monotonic_ns());
-    let (token, mut from) = (*since, None);
-    loop {
-        let Ok(report) = primary.plane.guard(token, from) else { return Ok(()) };
-        if from.is_none() {
-            *since = Some(report.token);
-        }
-        from = report.next;
-        up.send(&Up::Guard(report))?;
-        if from.is_none() {
-            break;
-        }
+    match report(primary, up, *since, Up::Guard)? {
+        Some(token) => *since = Some(token),
+        None => return Ok(()),
     }
     let renewal = primary.speaks_under_a_lease(pulse);
     up.send(&Up::Beat(Beat { seq, renewal, qmp_answers: n, polls: pulse.polls, standby: None }))
+}
+
+/// Tells the standby what went out since the report with this token (none: all of it); the new token, or none when the
+/// plane did not say.
+fn report(
+    primary: &Primary,
+    up: &mut Sender<Up>,
+    since: Option<u64>,
+    as_what: impl Fn(GuardReport) -> Up,
+) -> Result<Option<u64>, LinkError> {
+    let (mut token, mut from) = (None, None);
+    loop {
+        let Ok(report) = primary.plane.guard(since, from) else { return Ok(None) };
+        token = token.or(Some(report.token));
+        from = report.next;
+        up.send(&as_what(report))?;
+        if from.is_none() {
+            return Ok(token);
+        }
+    }
 }

@@ -7,17 +7,15 @@ use crate::link::message::{Beat, Down, Up};
 use crate::link::wire::Receiver;
 use crate::plane::monotonic_ns;
 use serde_json::json;
+use tidegate_control::protocol::GuardReport;
 
 /// Hears until the session ends.
 pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: u64) {
     let (reason, orderly) = loop {
         match up.receive() {
             Ok(Up::Beat(beat)) => beat_of(standby, &beat, incarnation),
-            Ok(Up::Guard(report)) => {
-                if let Err(error) = standby.plane.inherit(&report, margin_ms(standby)) {
-                    log::warn!("the replay guard was not taken: {error}");
-                }
-            }
+            Ok(Up::Guard(report)) => inherit(standby, &report, margin_ms(standby)),
+            Ok(Up::Settled(report)) => inherit(standby, &report, 0),
             Ok(Up::Surrender { upto, reason }) => surrendered(standby, incarnation, upto, reason),
             Ok(Up::Dismiss { reason }) => {
                 standby.give_back(&format!("dismissed by the primary: {reason}"));
@@ -34,6 +32,12 @@ pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: 
         view.down = None;
         drop(view);
         standby.chronicle.tell("session-ended", json!({ "reason": reason, "in_order": orderly }));
+    }
+}
+
+fn inherit(standby: &Standby, report: &GuardReport, margin_ms: u64) {
+    if let Err(error) = standby.plane.inherit(report, margin_ms) {
+        log::warn!("the replay guard was not taken: {error}");
     }
 }
 

@@ -41,6 +41,11 @@ pub fn run(args: &WitnessArgs) -> ExitCode {
     match started {
         Ok(running) => {
             log::info!("witness: listening on {}", running.address);
+            if args.json {
+                use std::io::Write;
+                let line = serde_json::json!({ "event": "listening", "address": running.address });
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
             running.join();
             ExitCode::SUCCESS
         }
@@ -196,7 +201,7 @@ fn answer(shared: &Shared, hello: &Hello, up: Up) -> Option<Down> {
             witness.withdraw(now, guest, &caller, reason(why));
             None
         }
-        Up::Guard(_) | Up::Dismiss { .. } | Up::Bye { .. } => None,
+        Up::Guard(_) | Up::Settled(_) | Up::Dismiss { .. } | Up::Bye { .. } => None,
     }
 }
 
