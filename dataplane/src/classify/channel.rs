@@ -181,7 +181,7 @@ mod tests {
         let mut long = whole.clone();
         long[3] += 1;
         let mut fragment = sample::datagram(PORT, SERVER, &[&whole[..], &[0; 64]].concat());
-        fragment.truncate(8 + whole.len() & !7);
+        fragment.truncate((8 + whole.len()) & !7);
         for other in [
             frame(CHANNEL, b"GET / HTTP/1.1\r\n"),
             frame(CHANNEL, &bad_header),
