@@ -92,7 +92,8 @@ fuzz_target!(|data: &[u8]| {
     let (mut classifier, mut told) = (new(), new());
     let bind = choice & 32 != 0;
     if bind {
-        [&mut classifier, &mut told].map(|classifier| classifier.learn(&bound(), 1_000_000_000));
+        classifier.learn(&bound(), 1_000_000_000);
+        told.learn(&bound(), 1_000_000_000);
     }
     let (mut now, mut position) = (1_000_000_000, 0);
     while let Some(([high, low, ms], more)) = rest.split_first_chunk::<3>() {
