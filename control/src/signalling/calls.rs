@@ -154,7 +154,9 @@ impl Side {
 impl Calls {
     /// Ends what nobody has spoken of for an hour, and what was refused half a minute ago.
     pub fn expire(&mut self, now: u64, lessons: &mut Vec<Lesson>) {
-        while let Some((_, uses)) = self.lingering.pop_front_if(|(until, _)| *until <= now) {
+        while self.lingering.front().is_some_and(|(until, _)| *until <= now)
+            && let Some((_, uses)) = self.lingering.pop_front()
+        {
             self.uses.release(&uses, lessons);
         }
         while let Some(oldest) = self.order.first_key_value().map(|(_, name)| name.clone())

@@ -42,9 +42,8 @@ pub fn ask(primary: &Primary, dial: &Dial) {
                         hear(primary, dialed.down);
                         over.store(true, Relaxed);
                     });
-                    let gone = beat(primary, dialed.up, &over);
+                    beat(primary, dialed.up, &over);
                     dialed.stopper.stop();
-                    gone
                 });
             }
             Err(error) if !told => {

@@ -199,8 +199,7 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         let standby = Arc::clone(&standby);
         move || standby.stop.store(true, Relaxed)
     });
-    let threads: [(&str, fn(&Standby)); 2] = [("watch", watch::watch), ("promote", promote::decide)];
-    for (name, job) in threads {
+    for (name, job) in [("watch", watch::watch as fn(&Standby)), ("promote", promote::decide)] {
         let standby = Arc::clone(&standby);
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || job(&standby));
         thread.map_err(|e| format!("cannot start a thread: {e}"))?;

@@ -103,13 +103,8 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
         (image.newest().ok_or("the image forgot what it loaded")?, timings)
     };
     let loaded = monotonic_ns();
-    while !witness {
-        let told = standby.landlord().promote(monotonic_ns());
-        match told {
-            Ok(()) => break,
-            Err(Some(left)) => std::thread::sleep(left.min(Duration::from_millis(5))),
-            Err(None) => return Err("the lease was given back".into()),
-        }
+    if !witness {
+        wait_out(standby)?;
     }
     let free = monotonic_ns();
     let became = standby.plane.unmute(standby.args.protected, id.epoch + 1).map_err(|e| e.to_string())?;
@@ -139,6 +134,18 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
         }),
     );
     Ok(())
+}
+
+/// Waits until the primary's lease has run out, whatever its clock says.
+fn wait_out(standby: &Standby) -> Result<(), Hindrance> {
+    loop {
+        let told = standby.landlord().promote(monotonic_ns());
+        match told {
+            Ok(()) => return Ok(()),
+            Err(Some(left)) => std::thread::sleep(left.min(Duration::from_millis(5))),
+            Err(None) => return Err("the lease was given back".into()),
+        }
+    }
 }
 
 /// When the first frame and the first RTP frame left.
