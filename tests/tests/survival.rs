@@ -28,7 +28,8 @@ fn args(kills: usize, by: By) -> Result<Args> {
         json: true,
         policy: "realtime".to_owned(),
         seed: 0,
-        unsafe_kills: Some(1),
+        // One may meet a moment just after a checkpoint, with nothing said since.
+        unsafe_kills: Some(2),
         control: None,
         by,
         tidegate: program()?,
@@ -52,17 +53,22 @@ fn no_peer_notices_that_a_primary_died() -> Result<()> {
 fn what_a_plane_lets_out_too_early_is_found() -> Result<()> {
     let report = survive(&Args { control: Some(0), ..args(1, By::Hand)? }, &|line| println!("{line}"))?;
     println!("{}", report.to_json());
-    let [held, passed] = [&report.trials[0], &report.unsafe_trials[0]];
-    ensure!(held.promotion.is_some() && passed.promotion.is_some(), "nobody took over");
+    let (held, passed) = (&report.trials[0], &report.unsafe_trials);
+    ensure!(
+        held.promotion.is_some() && passed.iter().all(|trial| trial.promotion.is_some()),
+        "nobody took over"
+    );
     ensure!(
         held.lost_acks == 0 && held.broken.is_empty() && held.early.is_empty(),
         "with a plane that holds: {:?}",
         held.faults()
     );
     ensure!(
-        passed.lost_acks > 0 && !passed.broken.is_empty() && !passed.early.is_empty(),
+        passed.iter().any(|trial| trial.lost_acks > 0)
+            && passed.iter().any(|trial| !trial.broken.is_empty())
+            && passed.iter().any(|trial| !trial.early.is_empty()),
         "nothing was noticed where nothing was held: {}",
-        passed.to_json()
+        report.to_json()["bypass_all"]
     );
     Ok(())
 }

@@ -36,7 +36,7 @@ pub struct Args {
     /// Where in the list of victims and moments it begins
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// Deaths under bypass-all, which must be noticed [default: 1 a started 40]
+    /// Deaths under bypass-all, which must be noticed [default: 1 a started 40, 2 at least]
     #[arg(long, value_name = "N")]
     pub unsafe_kills: Option<usize>,
     /// Seconds without a death [default: as long as the guest was protected in all trials]
@@ -141,7 +141,7 @@ pub fn survive(args: &Args, tell: &dyn Fn(String)) -> Result<Report> {
         told(&outcome);
         report.control = Some(outcome);
     }
-    for blow in plan(args.unsafe_kills.unwrap_or(args.kills.div_ceil(40)), args.seed) {
+    for blow in plan(args.unsafe_kills.unwrap_or(args.kills.div_ceil(40).max(2)), args.seed) {
         let outcome = run(&world("bypass-all"), Some(blow), Duration::ZERO)?;
         told(&outcome);
         report.unsafe_trials.push(outcome);
