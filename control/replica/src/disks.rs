@@ -163,6 +163,11 @@ impl DiskGuard {
         Ok(DiskGuard { hook: hook.map(|path| Hook::new(path.to_owned(), HOOK_WITHIN)) })
     }
 
+    /// A standby's: the drives of its QEMU are the primary's to be judged.
+    pub fn of_standby(hook: Option<&Path>) -> DiskGuard {
+        DiskGuard { hook: hook.map(|path| Hook::new(path.to_owned(), HOOK_WITHIN)) }
+    }
+
     /// Inside the pause that ends this epoch.
     pub fn close(&self, epoch: u64) -> Result<(), String> {
         self.call(Moment::Close, epoch)

@@ -194,6 +194,9 @@ pub struct StandbyArgs {
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,
+    /// Called as `PATH promote EPOCH` before the VM is loaded: makes the disks those of that epoch's close
+    #[arg(long, value_name = "PATH")]
+    pub disk_hook: Option<PathBuf>,
     /// Largest device state that is taken, MiB (with --full on the primary: RAM too)
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     pub device_mib: u32,

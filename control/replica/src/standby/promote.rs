@@ -99,8 +99,10 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     let (id, timings) = {
         let mut image = standby.image();
         let mut driving = standby.vm.drive();
+        let newest = image.newest().ok_or("no complete checkpoint is held")?;
+        crate::disks::DiskGuard::of_standby(standby.args.disk_hook.as_deref()).promote(newest.epoch)?;
         let timings = image.load(&mut driving, LOAD_WITHIN).map_err(|e| e.to_string())?;
-        (image.newest().ok_or("the image forgot what it loaded")?, timings)
+        (newest, timings)
     };
     let loaded = monotonic_ns();
     if !witness {
