@@ -86,7 +86,7 @@ fn is_firmware(drive: &Block) -> bool {
     drive.name.starts_with("pflash") || matches!(last, "system.flash0" | "system.flash1")
 }
 
-/// QEMU makes these overlays in a temporary directory as `vl.XXXXXX` and removes their name.
+/// QEMU makes these overlays in a temporary directory as `vl.` and six letters and removes their name.
 fn is_temporary(inserted: &Inserted) -> bool {
     let name = Path::new(&inserted.file).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     inserted.backing_depth > 0 && name.starts_with("vl.")

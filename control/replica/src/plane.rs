@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidegate_control::client::{Client, ClientError};
-use tidegate_control::protocol::GuardReport;
+use tidegate_control::protocol::{GuardReport, Pulse};
 
 use crate::checkpoint::CheckpointId;
 
@@ -47,33 +47,6 @@ pub struct Closed {
     pub frames: u64,
     /// Bytes of those.
     pub bytes: u64,
-}
-
-/// A sign of life of the plane.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-pub struct Pulse {
-    /// `open`, `protected` or `muted`.
-    pub mode: String,
-    /// Nothing leaves.
-    pub fenced: bool,
-    /// The guest's generation.
-    pub generation: u64,
-    /// The open epoch.
-    pub epoch: u64,
-    /// The last committed epoch.
-    pub committed: u64,
-    /// Polls of the lcore that polls least.
-    pub polls: u64,
-    /// Frames that wait for a commit.
-    pub held_frames: u64,
-    /// Bytes of those.
-    pub held_bytes: u64,
-    /// When the first frame left after the last `unmute`, [`monotonic_ns`].
-    #[serde(default)]
-    pub first_frame_ns: Option<u64>,
-    /// When the first RTP frame did.
-    #[serde(default)]
-    pub first_rtp_ns: Option<u64>,
 }
 
 fn number(value: &Value, key: &str) -> Result<u64, ClientError> {

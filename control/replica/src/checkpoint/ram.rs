@@ -3,11 +3,14 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::unistd::{Whence, lseek};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use super::PAGE;
@@ -146,6 +149,30 @@ impl GuestRam {
         if let Ok(slice) = self.region.get_slice(offset, into.len()) {
             slice.copy_to(into);
         }
+    }
+
+    /// Pages among the `count` from `first` on that may hold anything but zeros, rising: the file has no room for the
+    /// others. They are not even looked at, for a look at a page of a file in memory makes one.
+    pub fn data(&self, first: usize, count: usize) -> Vec<Range<usize>> {
+        let all = first..first + count;
+        if self.kind == FileKind::Hugetlbfs {
+            return vec![all];
+        }
+        let offset = |page: usize| i64::try_from(page * PAGE).unwrap_or(i64::MAX);
+        let (mut at, end) = (offset(all.start), offset(all.end));
+        let mut found = Vec::new();
+        while at < end {
+            let data = match lseek(&self.file, at, Whence::SeekData) {
+                Ok(data) if data < end => data,
+                Ok(_) | Err(Errno::ENXIO) => break,
+                Err(_) => return vec![all],
+            };
+            let Ok(hole) = lseek(&self.file, data, Whence::SeekHole) else { return vec![all] };
+            let page = |offset: i64| usize::try_from(offset).unwrap_or(usize::MAX);
+            found.push(page(data) / PAGE..page(hole.min(end)).div_ceil(PAGE));
+            at = hole;
+        }
+        found
     }
 
     /// Writes whole pages from page `first` on. It goes through the file and not through the mapping, where a full or

@@ -15,6 +15,8 @@ pub struct Shadow {
     bytes: Vec<u8>,
     hashes: PageHashes,
     threads: usize,
+    /// Pages that were ever anything but zero.
+    filled: PageSet,
     /// The first page that the first copy has not visited.
     seeded: usize,
 }
@@ -31,7 +33,13 @@ impl Shadow {
     pub fn new(pages: usize, threads: usize) -> Shadow {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let threads = if threads == 0 { cores.min(2) } else { threads };
-        Shadow { bytes: vec![0; pages * PAGE], hashes: PageHashes::zeroed(pages), threads, seeded: 0 }
+        Shadow {
+            bytes: vec![0; pages * PAGE],
+            hashes: PageHashes::zeroed(pages),
+            threads,
+            filled: PageSet::empty(pages),
+            seeded: 0,
+        }
     }
 
     /// What all of it holds.
@@ -47,7 +55,7 @@ impl Shadow {
     /// Finds the pages in which RAM differs, among `candidates` or all, takes them over and gives them out. The VM is
     /// paused.
     pub fn collect(&mut self, ram: &GuestRam, candidates: Option<&PageSet>) -> Pages {
-        let pages = self.pages();
+        let (pages, filled) = (self.pages(), &self.filled);
         // Whole blocks a thread, so that the parts lie one behind the other.
         let share = pages.div_ceil(self.threads).next_multiple_of(BLOCK);
         let mut parts = Vec::new();
@@ -56,9 +64,9 @@ impl Shadow {
             let mut chunks = self.bytes.chunks_mut(share * PAGE).enumerate();
             let own = chunks.next();
             for (at, chunk) in chunks {
-                others.push(scope.spawn(move || compare(ram, candidates, at * share, chunk)));
+                others.push(scope.spawn(move || compare(ram, candidates, filled, at * share, chunk)));
             }
-            parts.extend(own.map(|(_, chunk)| compare(ram, candidates, 0, chunk)));
+            parts.extend(own.map(|(_, chunk)| compare(ram, candidates, filled, 0, chunk)));
             for other in others {
                 // A thread that panicked has left its part undone: that must not look like a part without changes.
                 parts.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -74,6 +82,7 @@ impl Shadow {
                 all.bytes.extend_from_slice(&part.pages.bytes);
             }
         }
+        self.filled.extend(all.numbers.iter().map(|number| *number as usize));
         all
     }
 
@@ -85,7 +94,8 @@ impl Shadow {
             let from = self.seeded;
             let to = (from + SEED_PAGES).min(self.pages());
             self.seeded = to;
-            let found = compare(ram, None, from, &mut self.bytes[from * PAGE..to * PAGE]);
+            let found = compare(ram, None, &self.filled, from, &mut self.bytes[from * PAGE..to * PAGE]);
+            self.filled.extend(found.pages.numbers.iter().map(|number| *number as usize));
             self.hashes.update(&found.hashes);
             if !found.pages.numbers.is_empty() {
                 return Some(found.pages);
@@ -103,6 +113,7 @@ impl Shadow {
     pub fn reset(&mut self) {
         self.bytes.fill(0);
         self.hashes = PageHashes::zeroed(self.pages());
+        self.filled = PageSet::empty(self.pages());
         self.seeded = 0;
     }
 
@@ -123,7 +134,14 @@ impl Shadow {
 }
 
 /// Compares the pages from `first` on with `chunk`, and brings that up to date.
-fn compare(ram: &GuestRam, candidates: Option<&PageSet>, first: usize, chunk: &mut [u8]) -> Found {
+/// Where the file holds nothing, only pages that were `filled` once can have changed: to zeros.
+fn compare(
+    ram: &GuestRam,
+    candidates: Option<&PageSet>,
+    filled: &PageSet,
+    first: usize,
+    chunk: &mut [u8],
+) -> Found {
     let mut found = Found::default();
     let mut now = [0; PAGE];
     let mut look = |number: usize, before: &mut [u8]| {
@@ -136,7 +154,19 @@ fn compare(ram: &GuestRam, candidates: Option<&PageSet>, first: usize, chunk: &m
         }
     };
     match candidates {
-        None => chunk.chunks_exact_mut(PAGE).enumerate().for_each(|(at, before)| look(first + at, before)),
+        None => {
+            let end = first + chunk.len() / PAGE;
+            let mut look_at = |number: usize| {
+                let at = (number - first) * PAGE;
+                look(number, &mut chunk[at..at + PAGE]);
+            };
+            let mut seen = first;
+            for data in ram.data(first, end - first).into_iter().chain([end..end]) {
+                filled.within(seen, data.start).for_each(&mut look_at);
+                seen = data.end;
+                data.for_each(&mut look_at);
+            }
+        }
         Some(set) => {
             for number in set.within(first, first + chunk.len() / PAGE) {
                 let at = (number - first) * PAGE;
@@ -150,12 +180,38 @@ fn compare(ram: &GuestRam, candidates: Option<&PageSet>, first: usize, chunk: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::{FallocateFlags, fallocate};
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
     fn ram(directory: &tempfile::TempDir, pages: usize) -> GuestRam {
         let path = directory.path().join("ram");
-        fs::write(&path, vec![0; pages * PAGE]).unwrap();
+        // All holes, as QEMU makes it.
+        fs::File::create(&path).unwrap().set_len((pages * PAGE) as u64).unwrap();
         GuestRam::open(&path).unwrap()
+    }
+
+    /// Gives a page back, as a balloon does: it is zero.
+    fn punch(ram: &GuestRam, page: usize) {
+        let file = fs::OpenOptions::new().write(true).open(ram.path()).unwrap();
+        let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&file, how, (page * PAGE) as i64, PAGE as i64).unwrap();
+    }
+
+    #[test]
+    fn what_the_guest_never_touched_is_not_made_by_looking() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let ram = ram(&directory, 1000);
+        let blocks = || fs::metadata(ram.path()).unwrap().blocks();
+        ram.write(500, &[7; PAGE]).unwrap();
+        let before = blocks();
+        let mut shadow = Shadow::new(1000, 2);
+        assert_eq!(shadow.seed(&ram).unwrap().numbers, [500]);
+        assert!(shadow.collect(&ram, None).numbers.is_empty());
+        assert_eq!(blocks(), before);
+        punch(&ram, 500);
+        let gone = shadow.collect(&ram, None);
+        assert_eq!((gone.numbers, gone.bytes), (vec![500], vec![0; PAGE]));
     }
 
     proptest::proptest! {
@@ -174,7 +230,10 @@ mod tests {
             for writes in rounds {
                 let mut candidates = PageSet::empty(pages);
                 for (page, fill) in writes.into_iter().map(|(page, fill)| (page % pages, fill)) {
-                    ram.write(page, &[fill; PAGE]).unwrap();
+                    match fill % 4 {
+                        0 => punch(&ram, page),
+                        _ => ram.write(page, &[fill; PAGE]).unwrap(),
+                    }
                     candidates.insert(page);
                 }
                 let before = all.bytes().to_vec();

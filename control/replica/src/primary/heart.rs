@@ -5,10 +5,10 @@ use super::{News, Primary};
 use crate::link::LinkError;
 use crate::link::message::{Beat, Up};
 use crate::link::wire::Sender;
-use crate::plane::{Pulse, monotonic_ns};
+use crate::plane::monotonic_ns;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
-use tidegate_control::protocol::GuardReport;
+use tidegate_control::protocol::{GuardReport, Pulse};
 
 /// Beats until `stop`, or until the session or the VM has ended.
 pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {

@@ -18,7 +18,7 @@ use crate::lease::{Lease, Tenant};
 use crate::link::dial;
 use crate::link::message::Role;
 use crate::pacing::Pacing;
-use crate::plane::{Plane, Pulse, monotonic_ns};
+use crate::plane::{Plane, monotonic_ns};
 use crate::vm::Vm;
 use flight::{Flight, Landed};
 use serde_json::json;
@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tidegate_control::cli::{Decide, ReplicateArgs};
+use tidegate_control::protocol::Pulse;
 
 use crate::checkpoint::{RamDigest, TakeOptions, Taker};
 
