@@ -124,6 +124,16 @@ fn answers(network: &Network, who: &str, host: &Host) -> Result<()> {
     Ok(())
 }
 
+fn booted(libvirt: &Libvirt) -> Result<()> {
+    let ready = || libvirt.serial("pbx").contains("GUEST-READY");
+    ensure!(
+        wait_until(BOOTS_WITHIN, Duration::from_millis(50), ready),
+        "the guest did not boot:\n{}",
+        libvirt.serial("pbx")
+    );
+    Ok(())
+}
+
 #[test]
 fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     if let Some(what) = missing() {
@@ -141,10 +151,7 @@ fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     ensure!(b.state()?.starts_with("paused"), "the twin is {}", b.state()?);
     let twice = b.libvirt.script(&scripts().join("standby-domain"), "pbx");
     ensure!(twice.is_err_and(|no| no.to_string().contains("already")), "a second twin was not refused");
-    let booted = wait_until(BOOTS_WITHIN, Duration::from_millis(50), || {
-        a.libvirt.serial("pbx").contains("GUEST-READY")
-    });
-    ensure!(booted, "the guest did not boot: {}", a.libvirt.serial("pbx"));
+    booted(&a.libvirt)?;
     answers(&network, "the domain", &a)?;
 
     let (mut standby, backup) = b.replication("standby", &format!("--listen {LISTEN}"), &network)?;
@@ -169,8 +176,9 @@ fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     ensure!(a.state()?.starts_with("shut off"), "libvirt says {} of the dead VM", a.state()?);
     println!("promoted after {} ms: {promoted}", promoted["all_ms"]);
 
-    // It is an ordinary domain now, and the definition below it never waited.
+    // It is an ordinary domain now: it boots, where its twin only waited.
     b.libvirt.virsh("reset pbx")?;
+    booted(&b.libvirt)?;
     answers(&network, "the restored domain after a reset", &b)?;
     drop((replicate, primary));
     standby.stop(Signal::SIGTERM, TELLS_WITHIN)?;

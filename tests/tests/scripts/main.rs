@@ -5,6 +5,7 @@ mod hugepages;
 mod install;
 mod machine;
 mod nic;
+mod pacemaker;
 
 use machine::{script, scripts};
 
