@@ -176,7 +176,12 @@ fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     ensure!(a.state()?.starts_with("shut off"), "libvirt says {} of the dead VM", a.state()?);
     println!("promoted after {} ms: {promoted}", promoted["all_ms"]);
 
-    // It is an ordinary domain now: it boots, where its twin only waited.
+    // It is an ordinary domain now: a state that libvirt saves is whole, and it boots, where its twin only waited.
+    let saved = b.libvirt.state("saved");
+    b.libvirt.virsh(&format!("save pbx {}", saved.display()))?;
+    ensure!(ping(&network).is_err(), "a saved domain answers");
+    b.libvirt.virsh(&format!("restore {}", saved.display()))?;
+    answers(&network, "the saved domain", &b)?;
     b.libvirt.virsh("reset pbx")?;
     booted(&b.libvirt)?;
     answers(&network, "the restored domain after a reset", &b)?;
