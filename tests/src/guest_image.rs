@@ -216,7 +216,7 @@ fn write_archive(path: &Path, files: Files) -> Result<()> {
     cpio::write_cpio(inputs, file).context(|| format!("cannot write {}", path.display())).map(drop)
 }
 
-fn cache_directory() -> Result<PathBuf> {
+pub(crate) fn cache_directory() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))

@@ -18,6 +18,7 @@ pub mod failure;
 pub mod guest_image;
 pub mod json_lines;
 pub mod laboratory;
+pub mod libvirt;
 pub mod media;
 pub mod namespace;
 pub mod oracle;

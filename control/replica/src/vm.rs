@@ -81,6 +81,14 @@ impl Vm {
         Some(driving.noting(state))
     }
 
+    /// Replication is over: a state that somebody else has QEMU write from now on (`virsh save`) has RAM in it again. Left
+    /// as it was, it would have none, and libvirt would throw the VM away for it.
+    pub fn give_back(&self) {
+        if !self.is_gone() {
+            let _ = self.drive().set_capabilities(&[("x-ignore-shared", false)]);
+        }
+    }
+
     /// Since QEMU's last answer.
     pub fn silent_for(&self) -> Duration {
         Duration::from_nanos(monotonic_ns().saturating_sub(self.answered_ns.load(Relaxed)))

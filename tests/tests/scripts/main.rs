@@ -5,6 +5,8 @@ mod hugepages;
 mod install;
 mod machine;
 mod nic;
+mod pacemaker;
+mod standby_domain;
 
 use machine::{script, scripts};
 
@@ -26,7 +28,13 @@ fn help_teaches_by_example_and_names_the_exit_codes() {
 fn shellcheck_finds_nothing() {
     let files = ALL.map(|name| scripts().join(name));
     let vm = ["nic-image", "nic-steps", "unit-steps"].map(|name| scripts().join("../tests/vm").join(name));
-    let output = std::process::Command::new("shellcheck").args(files).args(vm).output().expect("shellcheck");
+    let others = ["libvirt/standby-domain", "pacemaker/tidegate"].map(|name| scripts().join(name));
+    let output = std::process::Command::new("shellcheck")
+        .args(files)
+        .args(vm)
+        .args(others)
+        .output()
+        .expect("shellcheck");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 

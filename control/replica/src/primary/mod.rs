@@ -212,7 +212,9 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
         .name("events".into())
         .spawn(move || urges(&listening))
         .map_err(|e| format!("cannot start a thread: {e}"))?;
-    Ok(replicate(&primary, &heard, pacing, taker, disks))
+    let end = replicate(&primary, &heard, pacing, taker, disks);
+    primary.vm.give_back();
+    Ok(end)
 }
 
 /// One session with the standby after the other.

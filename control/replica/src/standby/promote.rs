@@ -121,6 +121,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
         stopper.stop();
     }
     let (first_frame, first_rtp) = firsts(standby, unmuted);
+    standby.vm.give_back();
     let span = |from: u64, to: u64| ms(Duration::from_nanos(to.saturating_sub(from)));
     let since = |at: Option<u64>| at.map(|at| span(running, at));
     standby.chronicle.tell(
