@@ -161,7 +161,7 @@ fn compare(
                 look(number, &mut chunk[at..at + PAGE]);
             };
             let mut seen = first;
-            for data in ram.data(first, end - first).into_iter().chain([end..end]) {
+            for data in ram.data(first, end - first).into_iter().chain(std::iter::once(end..end)) {
                 filled.within(seen, data.start).for_each(&mut look_at);
                 seen = data.end;
                 data.for_each(&mut look_at);
