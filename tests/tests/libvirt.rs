@@ -134,6 +134,15 @@ fn booted(libvirt: &Libvirt) -> Result<()> {
     Ok(())
 }
 
+/// A state that libvirt saves is whole.
+fn saved_and_restored(network: &Network, host: &Host) -> Result<()> {
+    let saved = host.libvirt.state("saved");
+    host.libvirt.virsh(&format!("save pbx {}", saved.display()))?;
+    ensure!(ping(network).is_err(), "a saved domain answers");
+    host.libvirt.virsh(&format!("restore {}", saved.display()))?;
+    answers(network, "the saved domain", host)
+}
+
 #[test]
 fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     if let Some(what) = missing() {
@@ -153,6 +162,11 @@ fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     ensure!(twice.is_err_and(|no| no.to_string().contains("already")), "a second twin was not refused");
     booted(&a.libvirt)?;
     answers(&network, "the domain", &a)?;
+    // A replication that has ended leaves QEMU as it was.
+    let (mut lonely, told) = a.replication("replicate", &format!("--to {LISTEN}"), &network)?;
+    ensure!(told.wait("unreachable", TELLS_WITHIN).is_some(), "{}", lonely.failure("found a standby"));
+    lonely.stop(Signal::SIGTERM, TELLS_WITHIN)?;
+    saved_and_restored(&network, &a)?;
 
     let (mut standby, backup) = b.replication("standby", &format!("--listen {LISTEN}"), &network)?;
     ensure!(backup.wait("waiting", TELLS_WITHIN).is_some(), "{}", standby.failure("does not wait"));
@@ -177,11 +191,7 @@ fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     println!("promoted after {} ms: {promoted}", promoted["all_ms"]);
 
     // It is an ordinary domain now: a state that libvirt saves is whole, and it boots, where its twin only waited.
-    let saved = b.libvirt.state("saved");
-    b.libvirt.virsh(&format!("save pbx {}", saved.display()))?;
-    ensure!(ping(&network).is_err(), "a saved domain answers");
-    b.libvirt.virsh(&format!("restore {}", saved.display()))?;
-    answers(&network, "the saved domain", &b)?;
+    saved_and_restored(&network, &b)?;
     b.libvirt.virsh("reset pbx")?;
     booted(&b.libvirt)?;
     answers(&network, "the restored domain after a reset", &b)?;
