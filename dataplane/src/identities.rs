@@ -17,6 +17,8 @@ pub const IDENTITIES: usize = 32;
 pub const TAG_BYTES: usize = ethernet::TAG * MAX_TAGS;
 /// A confirmed identity that was not heard of for so long may be displaced by another confirmed one.
 const STALE_NS: u64 = 600_000_000_000;
+/// Bytes of a frame without tags up to the end of the sender's address in ARP.
+const ARP_SENDER: usize = ethernet::HEADER + 18;
 /// From one frame that is looked at to the next.
 const SAMPLE_NS: u64 = 1_000_000;
 
@@ -181,42 +183,67 @@ pub(crate) struct Identities {
     entries: Slice<Entry>,
     /// Of the last frame that was looked at: its source and Ethertype, and where an IPv4 source is.
     sampled: (u64, u32),
-    sampled_at: u64,
+    /// TSC.
+    next_sample: u64,
+    /// Destination to sender's address of the last ARP without tags, and until when it is not looked at again, TSC.
+    last_arp: [u8; ARP_SENDER],
+    arp_again: u64,
+    sample_every: u64,
+    /// Where the one heard of last is: mostly it is the next one, too.
+    last: usize,
     rate: TscRate,
 }
 
 impl Identities {
     pub fn new(table: Arc<IdentityTable>, rate: TscRate, arena: &mut impl Arena) -> Self {
         let entries = arena.slice(IDENTITIES, || Entry { identity: None, at: 0 });
-        Identities { table, entries, sampled: (0, 0), sampled_at: 0, rate }
+        Identities {
+            table,
+            entries,
+            sampled: (0, 0),
+            next_sample: 0,
+            last_arp: [0; ARP_SENDER],
+            arp_again: 0,
+            sample_every: rate.ticks(SAMPLE_NS),
+            last: 0,
+            rate,
+        }
     }
 
-    /// Looks at one frame of a burst: nothing to do when its sender is that of the last one.
+    /// Looks at one frame of a burst, once in a while: nothing to do when its sender is that of the last one.
     #[inline(always)]
     pub fn sample(&mut self, head: &[u8], frame_len: u32, now: u64) {
+        if now >= self.next_sample {
+            self.see(head, frame_len, now);
+        }
+    }
+
+    #[cold]
+    fn see(&mut self, head: &[u8], frame_len: u32, now: u64) {
+        self.next_sample = now.saturating_add(self.sample_every);
         let Some(bytes) = head.first_chunk::<34>() else { return };
         let [.., a, b, c, d, e, f, g, h] = *bytes.first_chunk::<14>().unwrap_or(&[0; 14]);
         let source = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let address = u32::from_ne_bytes([bytes[26], bytes[27], bytes[28], bytes[29]]);
         if (source, address) != self.sampled {
-            self.see((source, address), head, frame_len, now);
-        }
-    }
-
-    #[cold]
-    fn see(&mut self, sampled: (u64, u32), head: &[u8], frame_len: u32, now: u64) {
-        if now.saturating_sub(self.sampled_at) < self.rate.ticks(SAMPLE_NS) {
-            return;
-        }
-        (self.sampled, self.sampled_at) = (sampled, now);
-        if let Some(identity) = Identity::seen(&Headers::parse(head, frame_len), head) {
-            self.note(identity, now);
+            self.sampled = (source, address);
+            if let Some(identity) = Identity::seen(&Headers::parse(head, frame_len), head) {
+                self.note(identity, now);
+            }
         }
     }
 
     /// The guest has announced itself: a frame that the classifier took for such.
     #[cold]
     pub fn announced(&mut self, headers: &Headers, head: &[u8], now: u64) {
+        // A guest that asks for many neighbours says the same of itself each time.
+        let sender = head.first_chunk().filter(|_| headers.kind == Kind::Arp && headers.tags == 0);
+        if let Some(sender) = sender {
+            if *sender == self.last_arp && now < self.arp_again {
+                return;
+            }
+            (self.last_arp, self.arp_again) = (*sender, now.saturating_add(self.sample_every));
+        }
         if let Some(identity) = Identity::announced(headers, head) {
             self.note(identity, now);
         }
@@ -224,9 +251,14 @@ impl Identities {
 
     /// Heard of at `now`.
     pub fn note(&mut self, identity: Identity, now: u64) {
-        let known = self.entries.iter().position(|e| e.identity.is_some_and(|known| known.is(&identity)));
+        let is = |entry: &Entry| entry.identity.as_ref().is_some_and(|known| known.is(&identity));
+        let known = match is(&self.entries[self.last]) {
+            true => Some(self.last),
+            false => self.entries.iter().position(is),
+        };
         let place = match known {
             Some(place) => {
+                self.last = place;
                 self.entries[place].at = now;
                 match &self.entries[place].identity {
                     Some(known) if !identity.confirmed || *known == identity => return,

@@ -46,6 +46,26 @@ fn frames_go_out_and_come_back_and_no_mbuf_is_lost() {
 }
 
 #[test]
+fn a_port_composes_a_frame_of_its_own_until_its_pool_is_empty() {
+    let bench = Bench::start();
+    let port = bench.open("net_ring0", Role::Wire);
+    let mut lane = port.lane_port().unwrap();
+    let bytes: Vec<u8> = (0..98).collect();
+    let mut burst = Burst::new();
+    burst.push(lane.compose(&bytes).expect("there are mbufs")).unwrap();
+    assert_eq!((lane.transmit(0, &mut burst), lane.receive(0, &mut burst)), (1, 1));
+    let back = burst.pop().expect("it comes back");
+    assert_eq!((back.head(), back.len(), back.segments()), (&bytes[..], 98, 1));
+    assert!(lane.compose(&[0; 4096]).is_none(), "longer than an mbuf has room");
+    drop(back);
+    let mut all = Vec::new();
+    all.extend(std::iter::from_fn(|| lane.compose(&bytes)));
+    assert_eq!(bench.pool.available(), 0, "{} were made", all.len());
+    drop(all);
+    assert_eq!(bench.pool.in_use(), 0);
+}
+
+#[test]
 fn what_a_full_port_does_not_take_stays_in_the_burst_in_order() {
     let bench = Bench::start();
     let port = bench.open("net_ring0", Role::Wire);
