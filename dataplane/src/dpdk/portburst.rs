@@ -70,8 +70,14 @@ impl Port for PortBurst {
                 room.len() as u16,
             )
         };
-        burst.received(n.into());
-        n.into()
+        let n = usize::from(n).min(room.len());
+        for slot in &mut room[n..] {
+            // SAFETY: a plain store. A driver may leave pointers behind what it says (net_vhost on packed rings does, to
+            // mbufs that are back in their pool); assigning would drop, that is free, those a second time.
+            unsafe { std::ptr::write(slot, None) };
+        }
+        burst.received(n);
+        n
     }
 
     #[inline]
