@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::burst::Burst;
 use tidegate_dataplane::classify::Classifier;
+use tidegate_dataplane::ear::Ear;
 use tidegate_dataplane::gate::{Gate, NO_LEASE};
 use tidegate_dataplane::guest::Mode;
 use tidegate_dataplane::hold::Quota;
@@ -187,7 +188,8 @@ impl MemoryLane {
             unreachable!("a policy without rules has nothing wrong with it")
         };
         let classifier = Classifier::new(policy, DEFAULT_STREAMS, RATE, &mut Heap);
-        let shared = LaneShared::new(gate.clone(), classifier.table(), &mut Heap);
+        let shared =
+            LaneShared::with_ear(gate.clone(), classifier.table(), Ear::new(&[5060], true, 1500), &mut Heap);
         let config = LaneConfig {
             mode: Mode::Protected,
             histograms,

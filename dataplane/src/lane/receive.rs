@@ -223,10 +223,10 @@ where
         Some(self.classifier.pass_express(shot, &packet, arrival.now))
     }
 
-    /// A plain TCP segment that may leave, if nobody listens to signalling: SIP goes by TCP, too.
+    /// A plain TCP segment that may leave and is no signalling: SIP goes by TCP, too.
     #[inline(always)]
     fn may_express_tcp(&self, frame: &mut G::Frame, len: u32, arrival: Arrival) -> bool {
-        !self.listener.hears_tcp()
+        !Express::of(frame.head()).is_none_or(|segment| self.listener.hears_tcp(segment.ports()))
             && self.fits(frame, len, arrival)
             && checksum::settle_express(frame, tcp::PROTOCOL, self.config.verify_checksums)
     }
