@@ -176,7 +176,7 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
 
 /// Instructions a frame of media and of TCP, as `cost` counts them.
 fn instructions() -> Result<cost::Figures> {
-    let (figures, _) = cost::measure_kinds(&[Kind::Rtp, Kind::Tcp], false, None)?;
+    let (figures, _) = cost::measure_kinds(&[Kind::Rtp, Kind::TcpOpen, Kind::Tcp], false, None)?;
     Ok(figures)
 }
 

@@ -30,6 +30,9 @@ pub enum Kind {
     Rtp,
     /// TCP acknowledgements: hold, release.
     Tcp,
+    /// The same while the guest is open: classified, sent on.
+    #[value(name = "tcpopen")]
+    TcpOpen,
     /// UDP that is no media: hold, release.
     Udp,
     /// ARP: bypass.
@@ -40,13 +43,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 5] = [Kind::Rtp, Kind::Tcp, Kind::Udp, Kind::Arp, Kind::Malformed];
+    pub const ALL: [Kind; 6] = [Kind::Rtp, Kind::Tcp, Kind::TcpOpen, Kind::Udp, Kind::Arp, Kind::Malformed];
 
     /// The word in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Rtp => "rtp_bypass",
             Kind::Tcp => "tcp_hold_release",
+            Kind::TcpOpen => "tcp_open",
             Kind::Udp => "udp_hold_release",
             Kind::Arp => "arp_bypass",
             Kind::Malformed => "malformed_drop",
@@ -62,7 +66,7 @@ impl Kind {
         let mut load = Load::new(Mix::Rtp, Checksums::Guest);
         let mut next = || match self {
             Kind::Rtp => load.frame().to_vec(),
-            Kind::Tcp => frames::tcp_ack(),
+            Kind::Tcp | Kind::TcpOpen => frames::tcp_ack(),
             Kind::Udp => frames::dns_query(),
             Kind::Arp => frames::arp_request(),
             Kind::Malformed => frames::malformed(),
@@ -191,7 +195,7 @@ impl MemoryLane {
         let shared =
             LaneShared::with_ear(gate.clone(), classifier.table(), Ear::new(&[5060], true, 1500), &mut Heap);
         let config = LaneConfig {
-            mode: Mode::Protected,
+            mode: if kind == Kind::TcpOpen { Mode::Open } else { Mode::Protected },
             histograms,
             quota: Quota { mbufs: 8192, bytes: 64 << 20 },
             ..LaneConfig::default()
