@@ -30,10 +30,12 @@ const MANY: u16 = 10_000;
 /// From one packet of a stream to its next in the capture, once it has proven itself. The capture is played in a
 /// circle, so the numbers of a stream must go round in it; steps of this size are within the window.
 const STEP: u16 = 2_900;
-const LOADS: [Load; 3] = [
-    Load { name: "rtp", streams: FEW, aim: Some(40.0) },
-    Load { name: "rtp_10000_streams", streams: MANY, aim: None },
-    Load { name: "tcp", streams: 0, aim: Some(25.0) },
+const LOADS: [Load; 5] = [
+    Load { name: "rtp", streams: FEW, verifies: true, aim: Some(40.0) },
+    Load { name: "rtp_10000_streams", streams: MANY, verifies: true, aim: None },
+    Load { name: "rtp_unverified", streams: FEW, verifies: false, aim: None },
+    Load { name: "tcp", streams: 0, verifies: true, aim: Some(25.0) },
+    Load { name: "tcp_unverified", streams: 0, verifies: false, aim: None },
 ];
 /// The large load may cost so much more than the small one, the forwarder's own cost included in both.
 const MANY_OVER_FEW: f64 = 1.3;
@@ -59,6 +61,8 @@ struct Load {
     name: &'static str,
     /// 0: TCP.
     streams: u16,
+    /// Checksums are verified (the default); testpmd never does.
+    verifies: bool,
     /// Ticks a frame over testpmd.
     aim: Option<f64>,
 }
@@ -120,8 +124,14 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
     for round in 1..=options.repeats {
         for (load, capture) in LOADS.iter().zip(&captures) {
             for device in [Device::Mac, Device::Tidegate] {
-                let replay =
-                    Replay { capture, cpus, pages, tidegate: &options.tidegate, open: load.streams == 0 };
+                let replay = Replay {
+                    capture,
+                    cpus,
+                    pages,
+                    tidegate: &options.tidegate,
+                    open: load.streams == 0,
+                    verifies: load.verifies,
+                };
                 let frames_per_s = replay.measure(device, window, &scratch)?;
                 let per_frame = hz / frames_per_s;
                 eprintln!(

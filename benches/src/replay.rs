@@ -56,6 +56,8 @@ pub struct Replay<'a> {
     pub tidegate: &'a Path,
     /// The guest is not protected: what would be held passes.
     pub open: bool,
+    /// tidegate verifies checksums, as it does by default.
+    pub verifies: bool,
 }
 
 impl Replay<'_> {
@@ -151,9 +153,11 @@ wire_port = "{wire}"
 lcore = {dut}
 hold_frames = {}
 streams = 65536
+verify_checksums = {}
 "#,
             control.display(),
             POOL - 8192,
+            self.verifies,
         )
     }
 
