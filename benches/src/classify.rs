@@ -30,12 +30,13 @@ const MANY: u16 = 10_000;
 /// From one packet of a stream to its next in the capture, once it has proven itself. The capture is played in a
 /// circle, so the numbers of a stream must go round in it; steps of this size are within the window.
 const STEP: u16 = 2_900;
-const LOADS: [Load; 5] = [
-    Load { name: "rtp", streams: FEW, verifies: true, aim: Some(40.0) },
-    Load { name: "rtp_10000_streams", streams: MANY, verifies: true, aim: None },
-    Load { name: "rtp_unverified", streams: FEW, verifies: false, aim: None },
-    Load { name: "tcp", streams: 0, verifies: true, aim: Some(25.0) },
-    Load { name: "tcp_unverified", streams: 0, verifies: false, aim: None },
+const LOADS: [Load; 6] = [
+    Load { aim: Some(40.0), ..Load::new("rtp", FEW) },
+    Load::new("rtp_10000_streams", MANY),
+    Load { ruled: true, ..Load::new("rtp_with_rules", FEW) },
+    Load { verifies: false, ..Load::new("rtp_unverified", FEW) },
+    Load { aim: Some(25.0), ..Load::new("tcp", 0) },
+    Load { verifies: false, ..Load::new("tcp_unverified", 0) },
 ];
 /// The large load may cost so much more than the small one, the forwarder's own cost included in both.
 const MANY_OVER_FEW: f64 = 1.3;
@@ -63,11 +64,17 @@ struct Load {
     streams: u16,
     /// Checksums are verified (the default); testpmd never does.
     verifies: bool,
+    /// With a handful of the operator's rules.
+    ruled: bool,
     /// Ticks a frame over testpmd.
     aim: Option<f64>,
 }
 
 impl Load {
+    const fn new(name: &'static str, streams: u16) -> Load {
+        Load { name, streams, verifies: true, ruled: false, aim: None }
+    }
+
     /// The frames of one circle.
     fn frames(&self) -> Vec<Vec<u8>> {
         if self.streams == 0 {
@@ -131,6 +138,7 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
                     tidegate: &options.tidegate,
                     open: load.streams == 0,
                     verifies: load.verifies,
+                    ruled: load.ruled,
                 };
                 let frames_per_s = replay.measure(device, window, &scratch)?;
                 let per_frame = hz / frames_per_s;
@@ -186,7 +194,8 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
 
 /// Instructions a frame of media and of TCP, as `cost` counts them.
 fn instructions() -> Result<cost::Figures> {
-    let (figures, _) = cost::measure_kinds(&[Kind::Rtp, Kind::TcpOpen, Kind::Tcp], false, None)?;
+    let (figures, _) =
+        cost::measure_kinds(&[Kind::Rtp, Kind::RtpRuled, Kind::TcpOpen, Kind::Tcp], false, None)?;
     Ok(figures)
 }
 
