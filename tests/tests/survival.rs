@@ -83,7 +83,8 @@ fn a_call_by_dtls_srtp_goes_on_and_no_index_is_seen_twice() -> Result<()> {
     ensure!(trial.faults().is_empty(), "{}", trial.faults().join("\n"));
     let secured = trial.secured;
     println!("{secured:?}");
-    ensure!(secured.packets > secured.after && secured.after > 50, "the call did not go on: {secured:?}");
+    let before = secured.packets - secured.after;
+    ensure!(before >= 10 && secured.after >= 10, "too little was said to prove anything: {secured:?}");
     // A capture that sees nothing repeated proves something where something was.
     let replayed = trial.replayed;
     ensure!(replayed > 0, "the restored guest repeated nothing");

@@ -26,6 +26,8 @@ const PEER: Model = Model {
 };
 /// The phone in the guest.
 const CALLEE: &str = "sip:voice@10.9.0.2:5081;transport=tls";
+/// Both ends start at once, and a first message that comes too early is said again a second later.
+const AGREES_WITHIN: Duration = Duration::from_secs(30);
 /// From an answer to the next request.
 const REST: Duration = Duration::from_millis(60);
 const LOOK: Duration = Duration::from_millis(5);
@@ -68,10 +70,11 @@ pub struct Dialog {
 }
 
 impl Dialog {
-    /// Calls; returns when the call is answered. The keys of its media are agreed upon a moment later.
+    /// Calls; returns when the call is answered and the keys of its media are agreed upon.
     pub fn start(outside: &Namespace, scratch: &Scratch) -> Result<Dialog> {
         let mut phone = Phone::start(&PEER, outside, scratch)?;
         phone.dial(CALLEE)?;
+        phone.wait_for("CALL_MENC", AGREES_WITHIN)?;
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         let work =
@@ -145,7 +148,8 @@ impl Work {
                 None if self.shared.wants(ABANDONED) => return Ok(()),
                 None => {}
             }
-            if self.phone.happened("CALL_CLOSED") {
+            // Who hangs up is told so at once.
+            if method != "BYE" && self.phone.happened("CALL_CLOSED") {
                 return Err(format!("the call was closed before its {method} was answered"));
             }
             if Instant::now() >= deadline {

@@ -173,8 +173,8 @@ fn configuration(policy: &str, side: Side, prefix: &str, scratch: &Scratch) -> S
         "[eal]\nlcores = [1]\ncontrol_cpus = [0]\nmemory_mb = 128\nhugepages = \"no\"\nidle = \"backoff\"\n\
          file_prefix = \"{prefix}\"\n\n\
          [control]\nsocket = \"{}\"\n\n\
-         [[guest]]\nname = \"{GUEST}\"\npolicy = \"{policy}\"\nmode = \"{mode}\"\nclose_timeout_ms = 250\n\
-         sip_ports = [5060, 5070]\nsource = \"socket\"\n\n\
+         [[guest]]\nname = \"{GUEST}\"\npolicy = \"{policy}\"\nmode = \"{mode}\"\nreplay_guard = \"all\"\n\
+         close_timeout_ms = 250\nsip_ports = [5060, 5070]\nsource = \"socket\"\n\n\
          [[guest.lane]]\nguest_port = \"net_vhost0,iface={},queues=1,client=0\"\n\
          wire_port = \"net_af_packet0,iface={}\"\nlcore = 1\nhold_frames = 8192\nhold_bytes = \"8MiB\"\n",
         scratch.file("control.sock").display(),

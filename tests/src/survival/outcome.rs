@@ -113,7 +113,10 @@ impl Outcome {
         let Secured { packets, twice, reports_twice, handshakes, .. } = self.secured;
         fault(self.guarded && twice > 0, format!("{twice} SRTP packets came twice"));
         fault(self.guarded && reports_twice > 0, format!("{reports_twice} SRTCP indices came twice"));
-        fault(handshakes > 0, format!("{handshakes} DTLS messages after the blow: its keys were made anew"));
+        fault(
+            handshakes > 0,
+            format!("{handshakes} DTLS handshake messages after the blow: its keys were made anew"),
+        );
         fault(packets == 0, "no SRTP was seen".to_owned());
         if let Some(stands) = &self.stands {
             fault(true, format!("{stands} did not go on"));

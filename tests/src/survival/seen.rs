@@ -144,7 +144,7 @@ pub struct Secured {
     pub reports: usize,
     /// Those whose index had been seen before.
     pub reports_twice: usize,
-    /// DTLS messages after the kill: the keys were no longer known.
+    /// DTLS handshake messages after the kill: the keys were no longer known.
     pub handshakes: usize,
 }
 
@@ -166,7 +166,8 @@ pub fn secured(dead: &[Frame], successor: &[Frame], killed_ns: u64) -> Secured {
                 continue;
             }
             match payload[..2] {
-                [20..=63, _] => told.handshakes += usize::from(frame.at_ns > killed_ns),
+                // Handshake messages; an alert (21) says good-bye.
+                [22, _] => told.handshakes += usize::from(frame.at_ns > killed_ns),
                 [128..=191, 192..=223] => {
                     told.reports += 1;
                     told.reports_twice += usize::from(!reports.insert(srtcp_index(payload)));

@@ -66,11 +66,9 @@ struct Mark {
 }
 
 impl Traffic {
-    fn start(world: &World<'_>, host: &Host, call: Duration) -> Result<Traffic> {
+    fn start(world: &World<'_>, host: &Host, dialog: Dialog, call: Duration) -> Result<Traffic> {
         let outside = &world.network.outside;
         let scratch = host.scratch();
-        // First, because setting it up takes longest: the other call ends in time.
-        let dialog = Dialog::start(outside, scratch)?;
         let clients = [(1, Habit::Keeps), (2, Habit::Keeps), (3, Habit::Renews), (4, Habit::Renews)]
             .map(|(number, habit)| Client::start(outside, number, habit));
         Ok(Traffic {
@@ -144,10 +142,12 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     let [first, second] = captures;
     let captures = [first?, second?];
     world.snapshot.run(&hosts[0])?;
+    // Keys are agreed upon sooner while nothing is held.
+    let dialog = Dialog::start(&world.network.outside, hosts[0].scratch())?;
     let victim = blow.map(|blow| blow.victim);
     let mut replication = Replication::start(&world.means, world.network, &hosts, victim)?;
     let call = if blow.is_some() { CALL } else { length };
-    let mut traffic = Traffic::start(world, &hosts[0], call)?;
+    let mut traffic = Traffic::start(world, &hosts[0], dialog, call)?;
     replication.protects()?;
     let protected = Instant::now();
     let since = traffic.mark();
