@@ -8,7 +8,7 @@ use tidegate_control::protocol::*;
 use tidegate_dataplane::guest::Mode;
 use tidegate_dataplane::identities::{Identity, TAG_BYTES};
 use tidegate_dataplane::inbox::Handed;
-use tidegate_dataplane::rtp::{GoneOut, Inherited, MAX_MARGIN};
+use tidegate_dataplane::rtp::{GoneOut, Inherited, MAX_MARGIN, Through};
 use tidegate_dataplane::tsc::TscRate;
 use tidegate_dataplane::wire::{address_bytes, display_address};
 
@@ -61,6 +61,7 @@ fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
         clock_rate: stream.clock_rate,
         payload_type: stream.payload_type,
         margin: 0,
+        channel: stream.channel.map(|at| (at.number, display_address(at.server), at.server_port)),
     }
 }
 
@@ -125,6 +126,11 @@ fn inherited(told: &GuardedStream, guard: ReplayGuard, margin_ms: Option<u64>) -
         secure: told.secure == Some(true),
         clock_rate: told.clock_rate,
         payload_type: told.payload_type,
+        channel: told.channel.map(|(number, server, server_port)| Through {
+            number,
+            server: address_bytes(server),
+            server_port,
+        }),
     }
 }
 
@@ -189,4 +195,33 @@ async fn in_time(deadline: Instant) -> Result<(), Failure> {
     }
     nap(NAP).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_inherited_with_the_channel_that_it_was_told_with() {
+        let server = address_bytes([192, 0, 2, 1].into());
+        let channel = Some(Through { number: 0x4001, server, server_port: 3478 });
+        let address = [10, 0, 0, 2].into();
+        let told = GoneOut {
+            address,
+            port: 4000,
+            ssrc: 7,
+            highest: 65545,
+            interval_ns: 20_000_000,
+            secure: true,
+            clock_rate: 8000,
+            payload_type: 8,
+            channel,
+        };
+        let row = row(0, &told);
+        assert_eq!(row.channel, Some((0x4001, [192, 0, 2, 1].into(), 3478)));
+        let inherited = inherited(&row, ReplayGuard::Srtp, Some(100));
+        assert_eq!((inherited.channel, inherited.guarded), (channel, true));
+        // Five packets in 100 ms and one more.
+        assert_eq!((inherited.address, inherited.highest, inherited.margin), (address_bytes(address), 15, 6));
+    }
 }
