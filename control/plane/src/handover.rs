@@ -40,7 +40,8 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
             (lane, place) = (lane + 1, 0);
             continue;
         }
-        streams.extend(table.gone_out(place, since, now, rate).map(|stream| row(lane, &stream)));
+        let told = table.gone_out(place, since, now, rate);
+        streams.extend(told.map(|stream| row(lane, &stream, secured(guest, &stream))));
         (place, looked) = (place + 1, looked + 1);
     }
     let more = lane < guest.lanes.len();
@@ -49,7 +50,17 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
     Ok(GuardReport { guest: guest.name().into(), token: now, streams, next, identities })
 }
 
-fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
+/// SRTP where DTLS was seen; otherwise what signalling says of the port. Of what comes through a channel nobody says
+/// anything.
+fn secured(guest: &GuestPlane, stream: &GoneOut) -> Option<bool> {
+    let described = || guest.described.secured(stream.address, stream.port);
+    match stream.secure {
+        true => Some(true),
+        false => stream.channel.is_none().then(described)?,
+    }
+}
+
+fn row(lane: usize, stream: &GoneOut, secure: Option<bool>) -> GuardedStream {
     GuardedStream {
         lane,
         address: stream.address,
@@ -57,7 +68,7 @@ fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
         ssrc: stream.ssrc,
         highest: stream.highest,
         interval_us: stream.interval_ns / 1000,
-        secure: stream.secure.then_some(true),
+        secure,
         clock_rate: stream.clock_rate,
         payload_type: stream.payload_type,
         margin: 0,
@@ -217,7 +228,7 @@ mod tests {
             payload_type: 8,
             channel,
         };
-        let row = row(0, &told);
+        let row = row(0, &told, Some(true));
         assert_eq!(row.channel, Some((0x4001, [192, 0, 2, 1].into(), 3478)));
         let inherited = inherited(&row, ReplayGuard::Srtp, Some(100));
         assert_eq!((inherited.channel, inherited.guarded), (channel, true));

@@ -73,7 +73,8 @@ pub struct GuardedStream {
     pub highest: u32,
     /// Mean time between two packets, microseconds; 0 while unknown. It includes silences.
     pub interval_us: u64,
-    /// It is SRTP (DTLS was seen on its port), or certainly is not; `null`: unknown, which counts as SRTP.
+    /// It is SRTP (DTLS was seen on its port, or SIP says so), or SIP says that it is not; `null`: unknown, which counts as
+    /// SRTP.
     pub secure: Option<bool>,
     /// Media clock, units a second; 0 while unknown.
     pub clock_rate: u32,
