@@ -58,6 +58,9 @@ pub enum Learned {
         /// The server's port.
         server_port: u16,
     },
+    /// The RTP of the port is SRTP, or nobody encrypts it. Said beside [`Learned::Rtp`], to whoever tells a standby what
+    /// it must guard; a lane has no use for it.
+    Secured(bool),
 }
 
 /// Something that signalling said of a port of the guest.

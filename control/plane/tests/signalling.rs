@@ -70,9 +70,14 @@ fn sip(start: &str, tags: [&str; 2], cseq: &str, body: &str) -> Vec<u8> {
 }
 
 fn invite() -> Vec<u8> {
-    let sdp =
-        "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\n";
-    sip("INVITE sip:b@x SIP/2.0", ["g", ""], "1 INVITE", sdp)
+    invite_to("RTP/AVP")
+}
+
+fn invite_to(profile: &str) -> Vec<u8> {
+    let sdp = format!(
+        "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\nm=audio 4000 {profile} 8\r\n"
+    );
+    sip("INVITE sip:b@x SIP/2.0", ["g", ""], "1 INVITE", &sdp)
 }
 
 fn from_guest(rig: &Rig, lane: usize, frame: Vec<u8>) {
@@ -153,6 +158,25 @@ fn an_invite_by_tcp_is_heard_to_and_from_a_signalling_port_and_no_other() {
         from_guest(&rig, 0, tcp(ports, 101, rest));
         assert_eq!(hears && taught(&rig, 0, 1), hears);
         assert_eq!(leaves(&rig, 0, 1), hears, "{ports:?}");
+    }
+}
+
+#[test]
+fn a_standby_is_told_what_sip_says_of_a_streams_keys() {
+    for (profile, secure) in [("RTP/AVP", false), ("RTP/SAVP", true)] {
+        let rig = Rig::one("mode = \"protected\"");
+        from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [5060, 5060], &invite_to(profile))));
+        assert!(taught(&rig, 0, 1) && leaves(&rig, 0, 2));
+        let told = rig.client().grant("guard", json!({}));
+        assert_eq!(
+            (&told["streams"][0][3], &told["streams"][0][6]),
+            (&json!(2), &json!(secure)),
+            "{profile}"
+        );
+        to_guest(&rig, &sip("BYE sip:a@x SIP/2.0", ["p", ";tag=g"], "1 BYE", ""));
+        assert!(taught(&rig, 0, 2));
+        let told = rig.client().grant("guard", json!({}));
+        assert!(told["streams"][0][6].is_null(), "{profile}: the call is over");
     }
 }
 

@@ -18,7 +18,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Streams that a line to the plane has room for.
-const STREAMS_A_LINE: usize = 400;
+const STREAMS_A_LINE: usize = 300;
 
 /// A controlled guest of a running plane.
 #[derive(Debug)]
