@@ -203,18 +203,19 @@ fn command(options: &Options, out: &Path) -> String {
 /// A panel in one line.
 fn line(panel: &Panel) -> String {
     let voice = &panel.voices[0];
-    let quality = &voice.parts.last().unwrap_or(voice.whole()).quality;
+    let part = voice.parts.last().unwrap_or(voice.whole());
+    let (quality, playout) = (&part.quality, &part.playout);
     let outage = panel.outage_ms.map(|outage| format!(", silent for {outage:.0} ms")).unwrap_or_default();
     format!(
         "{:<18} MOS {:.2}   jitter {:>6.2} ms (max {:>6.2})   longest gap {:>6.1} ms   PDV p99 {:>6.1} ms   late {} / {}, lost {}{outage}",
         panel.scenario.name,
-        quality.mos_60,
+        playout.mos_60,
         quality.jitter_ms,
         quality.jitter_ms_max,
         voice.whole().quality.delta_ms_max,
-        quality.pdv_ms_p99,
-        quality.late_60,
-        quality.late_200,
+        playout.pdv_ms_p99,
+        playout.late_60,
+        playout.late_200,
         voice.whole().quality.lost,
     )
 }

@@ -64,19 +64,19 @@ impl Page<'_> {
                             @for voice in &panel.voices {
                                 // After a failover a buffer begins anew: the worse of both parts.
                                 @let heard = worst(&voice.parts);
-                                @let quality = &heard.quality;
+                                @let playout = &heard.playout;
                                 tr {
                                     td { (panel.scenario.figure) }
                                     td style="text-align:left" { a href={ "#" (panel.scenario.name) } { (panel.scenario.title) } }
-                                    td style="text-align:left" class=(grade(quality.mos_60)) {
-                                        span class="bar" { i style={ "width:" (format!("{:.0}%", (quality.mos_60 - 1.0) / 3.5 * 100.0)) } {} }
-                                        (number(quality.mos_60))
+                                    td style="text-align:left" class=(grade(playout.mos_60)) {
+                                        span class="bar" { i style={ "width:" (format!("{:.0}%", (playout.mos_60 - 1.0) / 3.5 * 100.0)) } {} }
+                                        (number(playout.mos_60))
                                     }
-                                    td { (percent(quality.late_60, heard.packets)) }
+                                    td { (percent(playout.late_60, heard.packets)) }
                                     td { (voice.whole().quality.lost) }
                                     td { (ms(voice.whole().quality.delta_ms_max)) }
-                                    td { (ms(quality.jitter_ms)) }
-                                    td { (ms(quality.pdv_ms_p99)) }
+                                    td { (ms(heard.quality.jitter_ms)) }
+                                    td { (ms(playout.pdv_ms_p99)) }
                                 }
                             }
                         }
@@ -123,6 +123,9 @@ impl Page<'_> {
                      (RFC 5481). MOS: the E-model (ITU-T G.107) for G.711 with concealment behind that buffer, with nothing else on \
                      the way. In a row: most packets one behind the other that the buffer of 60 ms could not play. At once: most \
                      packets that came within 2 ms of the one before." }
+                p { "A VM's clock stands still in each pause of a checkpoint, so its voice runs more slowly than the clock on the wall, \
+                     by the share of the pauses. A receiver follows its sender's clock: late, PDV and MOS are those of one that does. \
+                     Jitter and gaps are against the clock on the wall. Both sets are in figures.json." }
                 p { "Calm PDV: the same without the packets that came while, or just after, the machine itself let a thread wait for \
                      more than 2 ms; the share that is left out stands beside it." }
             }
@@ -196,6 +199,10 @@ fn chips(panel: &Panel) -> Markup {
     }
     let tcp = [("in", panel.tcp_inward_mbit), ("out", panel.tcp_outward_mbit)];
     chips.extend(tcp.iter().filter_map(|(way, rate)| rate.map(|rate| format!("TCP {way} {rate:.2} Mbit/s"))));
+    let slow = panel.voices[0].parts[0].playout.slow_percent;
+    if panel.pause_ms.is_some() && panel.killed_s.is_none() {
+        chips.push(format!("the voice runs {slow:.1} % slow"));
+    }
     if let Some(outage) = panel.outage_ms {
         chips.push(format!("silent for {outage:.0} ms"));
     }
@@ -211,18 +218,18 @@ fn chips(panel: &Panel) -> Markup {
 
 fn numbers(panel: &Panel) -> Markup {
     let rows = |part: &Part, what: &str| {
-        let (quality, calm) = (&part.quality, &part.hiccup_free);
+        let (quality, playout) = (&part.quality, &part.playout);
         html! {
             tr {
                 td { (what) }
                 td { (part.packets) } td { (quality.lost) }
-                td { (percent(quality.late_60, part.packets)) } td { (percent(quality.late_200, part.packets)) }
+                td { (percent(playout.late_60, part.packets)) } td { (percent(playout.late_200, part.packets)) }
                 td { (number(quality.jitter_ms)) " / " (number(quality.jitter_ms_max)) }
                 td { (number(quality.delta_ms_mean)) " / " (number(quality.delta_ms_max)) }
-                td { (number(quality.pdv_ms_p99)) " / " (number(quality.pdv_ms_p999)) }
-                td { (number(calm.pdv_ms_p99)) " / " (number(calm.pdv_ms_p999)) small { " (-" (format!("{:.0}", calm.excluded_percent)) " %)" } }
-                td class=(grade(quality.mos_60)) { (number(quality.mos_60)) " / " (number(quality.mos_200)) }
-                td { (quality.burst_60) } td { (part.most_at_once) }
+                td { (number(playout.pdv_ms_p99)) " / " (number(playout.pdv_ms_p999)) }
+                td { (number(playout.calm_pdv_ms_p99)) " / " (number(playout.calm_pdv_ms_p999)) small { " (-" (format!("{:.0}", playout.calm_excluded_percent)) " %)" } }
+                td class=(grade(playout.mos_60)) { (number(playout.mos_60)) " / " (number(playout.mos_200)) }
+                td { (playout.burst_60) } td { (part.most_at_once) }
             }
         }
     };
@@ -250,7 +257,7 @@ fn numbers(panel: &Panel) -> Markup {
 /// Of the parts on either side of a failover the one that sounds worse; the whole where there was none.
 fn worst(parts: &[Part]) -> &Part {
     let apart = if parts.len() > 1 { &parts[1..] } else { parts };
-    apart.iter().min_by(|a, b| a.quality.mos_60.total_cmp(&b.quality.mos_60)).unwrap_or(&parts[0])
+    apart.iter().min_by(|a, b| a.playout.mos_60.total_cmp(&b.playout.mos_60)).unwrap_or(&parts[0])
 }
 
 /// G.107, annex B: users are satisfied from 4.03 on (R 80), most are not below 3.10 (R 60).
@@ -331,7 +338,7 @@ mod tests {
     fn what_sounds_worse_is_at_a_glance() {
         let part = |what, mos_60| {
             let mut part = Part::of(what, &[], &Noise::default());
-            part.quality.mos_60 = mos_60;
+            part.playout.mos_60 = mos_60;
             part
         };
         let parts = [part("all", 1.0), part("before", 4.4), part("after", 4.1)];

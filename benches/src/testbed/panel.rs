@@ -12,7 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::stats::Spread;
 use serde::Serialize;
 use serde_json::Value;
-use tidegate_control::classify::{Quality, Step, share, steps, summary};
+use tidegate_control::classify::{Arrival, Quality, Step, share, steps, summary};
 
 /// Packets that come so soon after the one before come with it, milliseconds.
 const AT_ONCE_MS: f64 = 2.0;
@@ -84,30 +84,100 @@ pub struct Part {
     pub packets: usize,
     /// Most packets that came one close behind the other.
     pub most_at_once: usize,
-    /// See [`HiccupFree`].
-    pub hiccup_free: HiccupFree,
-    /// All that `tidegate classify` says.
+    /// What a receiver makes of it that follows the sender's clock.
+    pub playout: Playout,
+    /// All that `tidegate classify` says: against the clock on the wall.
     #[serde(flatten)]
     pub quality: Quality,
 }
 
-/// The same without the packets that came in or just after a hiccup of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct HiccupFree {
-    /// Packets left out, per cent.
-    pub excluded_percent: f64,
+/// See [`Part::playout`]. A VM's clock stands still in each pause, so it sends more slowly than the clock on the wall
+/// runs; against that every packet would be late in the end, whatever lets it go. Receivers follow their sender.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Playout {
+    /// How much more slowly than the clock on the wall the sender's runs, per cent.
+    pub slow_percent: f64,
+    /// Packets that came too late for a buffer of 60 ms.
+    pub late_60: u64,
+    /// The same of 200 ms.
+    pub late_200: u64,
+    /// Most numbers in a row that a buffer of 60 ms could not play.
+    pub burst_60: u64,
     /// 99th percentile of the delay beyond the quickest packet's, milliseconds.
     pub pdv_ms_p99: f64,
     /// 99.9th percentile.
     pub pdv_ms_p999: f64,
+    /// Largest such delay.
+    pub pdv_ms_max: f64,
+    /// The mean opinion score behind a buffer of 60 ms.
+    pub mos_60: f64,
+    /// Behind one of 200 ms.
+    pub mos_200: f64,
+    /// Without the packets that came in or just after a hiccup of the machine: 99th percentile.
+    pub calm_pdv_ms_p99: f64,
+    /// 99.9th percentile.
+    pub calm_pdv_ms_p999: f64,
+    /// How many were left out for that, per cent.
+    pub calm_excluded_percent: f64,
+}
+
+impl Playout {
+    /// `steps`: those of `arrivals`.
+    fn of(arrivals: &[Arrival], steps_: &[Step], noise: &Noise) -> Playout {
+        let slow = slowness(steps_);
+        let first_ns = arrivals.first().map_or(0, |first| first.at_ns);
+        // The moment of each packet on a clock that runs as the sender's does.
+        let followed = |arrival: &Arrival| {
+            let since = arrival.at_ns.saturating_sub(first_ns) as f64 * (1.0 - slow);
+            Arrival { at_ns: first_ns + since as u64, ..*arrival }
+        };
+        let followed = steps(&arrivals.iter().map(followed).collect::<Vec<_>>(), CLOCK);
+        let mut calm: Vec<f64> = followed
+            .iter()
+            .zip(arrivals)
+            .filter(|(_, arrival)| !noise.touches(arrival.at_ns))
+            .map(|(step, _)| step.delay_ms)
+            .collect();
+        calm.sort_by(f64::total_cmp);
+        let quality = summary(&followed, CLOCK);
+        Playout {
+            slow_percent: 100.0 * slow,
+            late_60: quality.late_60,
+            late_200: quality.late_200,
+            burst_60: quality.burst_60,
+            pdv_ms_p99: quality.pdv_ms_p99,
+            pdv_ms_p999: quality.pdv_ms_p999,
+            pdv_ms_max: quality.pdv_ms_max,
+            mos_60: quality.mos_60,
+            mos_200: quality.mos_200,
+            calm_pdv_ms_p99: share(&calm, 0.99),
+            calm_pdv_ms_p999: share(&calm, 0.999),
+            calm_excluded_percent: 100.0 * (followed.len() - calm.len()) as f64
+                / followed.len().max(1) as f64,
+        }
+    }
+}
+
+/// How much more slowly than the clock on the wall the sender's runs: the slope of the delay over time, by least squares.
+fn slowness(steps: &[Step]) -> f64 {
+    let Some(first) = steps.first() else { return 0.0 };
+    let count = steps.len() as f64;
+    let at_ms = |step: &Step| step.at_ns.saturating_sub(first.at_ns) as f64 / 1e6;
+    let mean_at = steps.iter().map(at_ms).sum::<f64>() / count;
+    let mean_delay = steps.iter().map(|step| step.delay_ms).sum::<f64>() / count;
+    let (mut both, mut square) = (0.0, 0.0);
+    for step in steps {
+        let at = at_ms(step) - mean_at;
+        both += at * (step.delay_ms - mean_delay);
+        square += at * at;
+    }
+    if square > 0.0 { both / square } else { 0.0 }
 }
 
 impl Part {
-    /// Of steps in the order in which they came.
-    pub fn of(what: &'static str, steps: &[Step], noise: &Noise) -> Part {
-        let mut calm: Vec<f64> =
-            steps.iter().filter(|step| !noise.touches(step.at_ns)).map(|step| step.delay_ms).collect();
-        calm.sort_by(f64::total_cmp);
+    /// Of packets in the order in which they came.
+    pub fn of(what: &'static str, arrivals: &[Arrival], noise: &Noise) -> Part {
+        let steps = steps(arrivals, CLOCK);
         let (mut most, mut run) = (usize::from(!steps.is_empty()), 1);
         for step in steps.iter().skip(1) {
             run = if step.delta_ms <= AT_ONCE_MS { run + 1 } else { 1 };
@@ -117,12 +187,8 @@ impl Part {
             what,
             packets: steps.len(),
             most_at_once: most,
-            hiccup_free: HiccupFree {
-                excluded_percent: 100.0 * (steps.len() - calm.len()) as f64 / steps.len().max(1) as f64,
-                pdv_ms_p99: share(&calm, 0.99),
-                pdv_ms_p999: share(&calm, 0.999),
-            },
-            quality: summary(steps, CLOCK),
+            playout: Playout::of(arrivals, &steps, noise),
+            quality: summary(&steps, CLOCK),
         }
     }
 }
@@ -131,13 +197,13 @@ impl Voice {
     fn of(stream: &Stream, meta: &Meta) -> Voice {
         let all = steps(&stream.arrivals, CLOCK);
         let seconds = |at_ns: u64| at_ns.saturating_sub(meta.begin_ns) as f64 / 1e9;
-        let mut parts = vec![Part::of("all of it", &all, &meta.noise)];
+        let mut parts = vec![Part::of("all of it", &stream.arrivals, &meta.noise)];
         if let Some(killed_ns) = meta.killed_ns {
             let cut = stream.arrivals.partition_point(|arrival| arrival.at_ns <= killed_ns);
             let (before, after) = stream.arrivals.split_at(cut);
             // A buffer begins anew after such a silence: the delay counts from the quickest packet of each part.
-            parts.push(Part::of("before the failover", &steps(before, CLOCK), &meta.noise));
-            parts.push(Part::of("after it", &steps(after, CLOCK), &meta.noise));
+            parts.push(Part::of("before the failover", before, &meta.noise));
+            parts.push(Part::of("after it", after, &meta.noise));
         }
         let point = |(n, step): (usize, &Step)| Point {
             s: seconds(step.at_ns),
@@ -200,10 +266,7 @@ impl Panel {
         let panel = Panel {
             scenario: meta.scenario.clone(),
             voices: heard.iter().map(|stream| Voice::of(stream, &meta)).collect(),
-            sent: sent
-                .iter()
-                .map(|stream| Part::of("as sent", &steps(&stream.arrivals, CLOCK), &meta.noise))
-                .collect(),
+            sent: sent.iter().map(|stream| Part::of("as sent", &stream.arrivals, &meta.noise)).collect(),
             checkpoints: checkpoints.len(),
             checkpoint_interval_ms: interval,
             pause_ms: numbers("pause_ms"),
@@ -234,7 +297,6 @@ mod tests {
     use super::super::conditions::Conditions;
     use super::super::hiccups::Hiccup;
     use super::*;
-    use tidegate_control::classify::Arrival;
 
     const MS: u64 = 1_000_000;
 
@@ -268,7 +330,7 @@ mod tests {
         assert_eq!((part.packets, part.most_at_once, part.quality.delta_ms_max), (4000, 20, 400.0));
         assert_eq!((part.quality.late_60, part.quality.late_200, part.quality.burst_60), (3200, 1800, 16));
         assert_eq!((part.quality.pdv_ms_p99, part.quality.pdv_ms_p999), (380.0, 380.0));
-        assert_eq!((voice.losses.len(), part.hiccup_free.excluded_percent), (0, 0.0));
+        assert_eq!((voice.losses.len(), part.playout.calm_excluded_percent), (0, 0.0));
     }
 
     #[test]
@@ -286,13 +348,33 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_whose_clock_stands_still_in_pauses_is_followed() {
+        // 20 ms lost in each 400 ms.
+        let slow = Voice::of(&stream(1000, |n| n * 20 + n * 20 / 400 * 20), &meta());
+        let part = slow.whole();
+        assert!((part.playout.slow_percent - 4.76).abs() < 0.1, "{part:?}");
+        assert!(part.quality.late_60 > 900 && part.quality.mos_60 < 1.5, "{part:?}");
+        assert!(
+            (part.playout.late_60, part.playout.burst_60) == (0, 0) && part.playout.pdv_ms_max < 25.0,
+            "{part:?}"
+        );
+        assert!(part.playout.mos_60 > 4.3, "{part:?}");
+        // What comes in bursts is late by that clock too.
+        let held = Voice::of(&stream(1000, |n| (n * 20 / 400 + 1) * 400), &meta());
+        let playout = &held.whole().playout;
+        assert!(playout.slow_percent.abs() < 0.1 && (780..=820).contains(&playout.late_60), "{playout:?}");
+        assert!(playout.mos_60 < 1.7, "{playout:?}");
+    }
+
+    #[test]
     fn a_hiccup_takes_its_packets_out_of_the_second_set_only() {
         let late = stream(1000, |n| if n == 500 { n * 20 + 15 } else { n * 20 });
         let mut meta = meta();
         meta.noise.hiccups = vec![Hiccup { due_ns: 10_000 * MS, at_ns: 10_014 * MS }];
         let part = Voice::of(&late, &meta).parts.remove(0);
-        assert_eq!((part.quality.pdv_ms_max, part.hiccup_free.pdv_ms_p999), (15.0, 0.0));
-        assert!((part.hiccup_free.excluded_percent - 0.1).abs() < 1e-9, "{part:?}");
+        assert_eq!(part.quality.pdv_ms_max, 15.0);
+        assert!(part.playout.pdv_ms_max > 14.9 && part.playout.calm_pdv_ms_p999 < 0.1, "{part:?}");
+        assert!((part.playout.calm_excluded_percent - 0.1).abs() < 1e-9, "{part:?}");
     }
 
     #[test]

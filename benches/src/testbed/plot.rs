@@ -31,10 +31,11 @@ const CLASSES: &str = "
 .tg .head{font-weight:600;fill:var(--ink)}.tg .paper{fill:var(--paper)}
 .tg .grid{stroke:var(--line);stroke-width:1}.tg .edge{stroke:var(--soft);stroke-width:1}
 .tg .jitter{stroke:var(--jitter);stroke-width:1.4;fill:none;stroke-linejoin:round}
-.tg .delta{stroke:var(--delta);stroke-width:2.6;stroke-linecap:round;fill:none;stroke-opacity:.6}
+.tg .delta{stroke:var(--delta);stroke-width:3;stroke-linecap:round;fill:none;stroke-opacity:.6}
 .tg .sla{stroke:var(--sla);stroke-width:1.4;stroke-dasharray:6 4}.tg .slaword{fill:var(--sla)}
 .tg .even{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 4}
 .tg .lost{stroke:var(--bad);stroke-width:1.6}.tg .lostword,.tg .deadword{fill:var(--bad)}
+.tg .slaword,.tg .deadword{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .tg .dead{stroke:var(--bad);stroke-width:1.4;stroke-dasharray:3 3}";
 
 #[derive(Clone, Copy)]
