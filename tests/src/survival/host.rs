@@ -23,9 +23,10 @@ const MEMORY_MIB: u32 = 128;
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 
-/// What the guest does: see `guest/init.sh` and `bin/teller.rs`.
-const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 \
-                     tg.teller=tcp=10.9.0.2:5100,sip=10.9.0.2:5070,media=6400,marks=10.9.0.1:9700";
+/// What the teller does, see `bin/teller.rs`; for the guest with commas between the words.
+pub const TELLER_WORDS: &str = "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 marks=10.9.0.1:9700";
+/// What else the guest does: see `guest/init.sh`.
+const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
 
 /// Waits for the teller, both iperf3s and the phone.
 const LISTENS: &str = "for port in 5100 5201 5202 5081; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
@@ -118,6 +119,14 @@ impl Host {
         Ok([host(first)?, host(second)?])
     }
 
+    /// Starts host A alone, with nobody to take over; its guest waits for a state.
+    pub fn single(setting: &Setting<'_>, network: &Network) -> Result<Host> {
+        let mut plane = Plane::start(setting, network, 0)?;
+        plane.wait_until_up()?;
+        let guest = Guest::start(&guest_plan(setting, &plane, true), &plane.scratch, "qemu")?;
+        Ok(Host { guest, plane })
+    }
+
     /// Starts host A with a guest that boots, and waits until it is ready.
     pub fn boot(setting: &Setting<'_>, network: &Network) -> Result<Host> {
         let mut plane = Plane::start(setting, network, 0)?;
@@ -162,7 +171,7 @@ fn guest_plan(setting: &Setting<'_>, plane: &Plane, waits: bool) -> qemu::Plan {
             mac: Nic::mac(0),
             properties: String::new(),
         }],
-        words: WORDS.to_owned(),
+        words: format!("{WORDS}{}", TELLER_WORDS.replace(' ', ",")),
         waits,
     }
 }
