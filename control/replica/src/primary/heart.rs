@@ -60,13 +60,13 @@ pub enum Life {
 /// Looks for signs of life. `polls`: what the plane said the last time.
 pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     if primary.vm.is_gone() {
-        return fenced(primary, "QEMU has ended");
+        return fenced(primary, &format!("{} has ended", primary.vm.who()));
     }
     let dead_after = primary.args.link.dead_after;
     match primary.vm.look(dead_after / 2) {
         Some(Ok(_)) => {}
         Some(Err(error)) if primary.vm.is_gone() => {
-            return fenced(primary, &format!("QEMU has ended: {error}"));
+            return fenced(primary, &format!("{} has ended: {error}", primary.vm.who()));
         }
         Some(Err(_)) => return Life::Unknown,
         // Inside a checkpoint: it may take longer than an answer does.
@@ -83,7 +83,7 @@ pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     if moved { Life::Lives(pulse) } else { Life::Unknown }
 }
 
-/// QEMU is gone, and its plane is fenced so that it stays so whoever comes back.
+/// The VM is gone, and its plane is fenced so that it stays so whoever comes back.
 fn fenced(primary: &Primary, why: &str) -> Life {
     match primary.plane.fence() {
         Ok(true) => Life::Gone(format!("{why}; the plane is fenced")),
