@@ -31,6 +31,8 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
     let from = asked.from.unwrap_or(0);
     let (mut lane, mut place) = (usize::try_from(from >> 32).unwrap_or(usize::MAX), from as u32 as usize);
     let (mut streams, mut looked) = (Vec::new(), 0);
+    // Behind the fence nothing more goes out.
+    let ended = guest.with(|ledger| ledger.is_fenced(now));
     while let Some(seat) = guest.lanes.get(lane)
         && looked < PLACES
         && streams.len() < GUARD_STREAMS
@@ -40,7 +42,7 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
             (lane, place) = (lane + 1, 0);
             continue;
         }
-        streams.extend(table.gone_out(place, since, now, rate).map(|stream| row(lane, &stream)));
+        streams.extend(table.gone_out(place, since, now, rate).map(|stream| row(lane, &stream, ended)));
         (place, looked) = (place + 1, looked + 1);
     }
     let more = lane < guest.lanes.len();
@@ -49,7 +51,7 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
     Ok(GuardReport { guest: guest.name().into(), token: now, streams, next, identities })
 }
 
-fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
+fn row(lane: usize, stream: &GoneOut, ended: bool) -> GuardedStream {
     GuardedStream {
         lane,
         address: stream.address,
@@ -60,7 +62,7 @@ fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
         secure: stream.secure.then_some(true),
         clock_rate: stream.clock_rate,
         payload_type: stream.payload_type,
-        margin: 0,
+        margin: if ended { 0 } else { stream.overdue },
     }
 }
 

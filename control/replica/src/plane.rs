@@ -10,6 +10,7 @@ use tidegate_control::client::{Client, ClientError};
 use tidegate_control::protocol::{GuardReport, Pulse};
 
 use crate::checkpoint::CheckpointId;
+use crate::lease::Lease;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the clock in which leases are told to the plane.
 pub fn monotonic_ns() -> u64 {
@@ -27,15 +28,6 @@ pub struct Plane {
     socket: PathBuf,
     guest: String,
     pid: u32,
-}
-
-/// A lease as the plane counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Term {
-    /// When it was asked for, [`monotonic_ns`].
-    pub since_ns: u64,
-    /// Length, milliseconds.
-    pub term_ms: u64,
 }
 
 /// What a close or a promotion ended with.
@@ -127,10 +119,11 @@ impl Plane {
     }
 
     /// Protection begins, inside a pause. The checkpoint of this pause is named by the epoch before the first.
-    pub fn protect(&self, first_epoch: u64, term: Option<Term>) -> Result<CheckpointId, ClientError> {
+    pub fn protect(&self, first_epoch: u64, lease: Option<Lease>) -> Result<CheckpointId, ClientError> {
         let mut arguments = json!({ "first_epoch": first_epoch });
-        if let Some(Term { since_ns, term_ms }) = term {
+        if let Some(Lease { since_ns, term_ms, media_ms }) = lease {
             arguments["term_ms"] = json!(term_ms);
+            arguments["media_ms"] = json!(media_ms);
             arguments["since_ns"] = json!(since_ns);
         }
         let open = id(&self.ask("protect", arguments)?)?;
@@ -154,10 +147,12 @@ impl Plane {
     }
 
     /// Prolongs the lease.
-    pub fn lease(&self, generation: u64, term: Term) -> Result<(), ClientError> {
-        let Term { since_ns, term_ms } = term;
-        self.ask("lease", json!({ "generation": generation, "term_ms": term_ms, "since_ns": since_ns }))
-            .map(drop)
+    pub fn lease(&self, generation: u64, lease: Lease) -> Result<(), ClientError> {
+        let Lease { since_ns, term_ms, media_ms } = lease;
+        let arguments = json!({
+            "generation": generation, "term_ms": term_ms, "media_ms": media_ms, "since_ns": since_ns,
+        });
+        self.ask("lease", arguments).map(drop)
     }
 
     /// Nothing leaves any more; true once every lane has seen it.
@@ -209,5 +204,39 @@ impl Plane {
     pub fn is_dead(&self) -> bool {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or(i32::MAX));
         nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH)
+            || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| is_zombie(&stat))
+    }
+}
+
+/// Of a process's `/proc/PID/stat`: all its threads have ended, and its parent has not looked yet. While an lcore still
+/// ends the first thread may be a zombie already, and a frame on its way.
+fn is_zombie(stat: &str) -> bool {
+    // The name may have anything in it, also `)`.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    let state = fields.next();
+    let threads = fields.nth(16).and_then(|threads| threads.parse().ok());
+    state == Some("Z") && threads.is_some_and(|threads: u32| threads <= 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_is_one_whose_threads_have_all_ended() {
+        let stat = |state, threads| format!("7 (a) Z b) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 99");
+        assert!(is_zombie(&stat("Z", 1)));
+        for living in [stat("R", 1), stat("S", 4), stat("Z", 2), String::new(), "7 (x) Z".to_owned()] {
+            assert!(!is_zombie(&living), "{living}");
+        }
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(!is_zombie(&own));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let path = format!("/proc/{}/stat", child.id());
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !std::fs::read_to_string(&path).is_ok_and(|stat| is_zombie(&stat)) {
+            assert!(std::time::Instant::now() < deadline, "a child that has ended is none");
+        }
+        child.wait().unwrap();
     }
 }

@@ -37,6 +37,9 @@ pub struct Inherited {
     pub payload_type: u8,
 }
 
+/// Who is silent for longer than this pauses, and does not make up for it.
+const OVERDUE_NS: u64 = 100_000_000;
+
 /// Largest [`Inherited::margin`].
 pub const MAX_MARGIN: u16 = 20_000;
 
@@ -139,8 +142,11 @@ pub struct GoneOut {
     pub port: u16,
     /// Synchronisation source.
     pub ssrc: u32,
-    /// Highest sequence number, extended by its wraps; of a stream that is still guarded, what its guard refuses.
+    /// Highest sequence number, extended by its wraps; of a stream that is still guarded, what its guard refuses. What the
+    /// lane has and could not send yet counts: it leaves as soon as the wire or the lease lets it.
     pub highest: u32,
+    /// Packets beyond it that are late by the stream's own rhythm: a guest that stood still sends them all at once.
+    pub overdue: u16,
     /// Mean time between two packets, nanoseconds; 0 while unknown.
     pub interval_ns: u64,
     /// A DTLS handshake came from its port.
@@ -162,19 +168,20 @@ impl StreamTable {
         {
             return None;
         }
-        let (mark, (mut stream, guard)) = seen.version.read(|| {
+        let (mark, (mut stream, guard, track, last_seen)) = seen.version.read(|| {
             let (track, name) = (Track(seen.track.get()), seen.name.get());
             let stream = GoneOut {
                 address: address(&seen.address[0], &seen.address[1]),
                 port: (name >> 16) as u16,
                 ssrc: (name >> 32) as u32,
                 highest: 0,
+                overdue: 0,
                 interval_ns: 0,
                 secure: track.is_secure(),
                 clock_rate: seen.clock_rate.get() as u32,
                 payload_type: track.payload_type(),
             };
-            (stream, track.is_guarded().then(|| Guard(seen.guard.get())))
+            (stream, track.is_guarded().then(|| Guard(seen.guard.get())), track, seen.last_seen.get())
         })?;
         // A channel of TURN is the standby's to learn anew.
         if mark == 0 || seen.channel.get() != 0 {
@@ -184,9 +191,15 @@ impl StreamTable {
         stream.interval_ns = quality.delta_mean_ns;
         stream.highest = match (guard, quality.highest_sent) {
             (Some(guard), _) => guard.highest().into(),
-            (None, Some(highest)) if quality.last_sent_tsc >= since => highest,
+            (None, Some(sent)) if quality.last_sent_tsc.max(last_seen) >= since => {
+                let waiting = track.highest().wrapping_sub(sent as u16);
+                sent.wrapping_add(if waiting < MAX_DROPOUT { waiting.into() } else { 0 })
+            }
             _ => return None,
         };
+        let silent_ns = rate.ns(now.saturating_sub(last_seen)).min(OVERDUE_NS);
+        let overdue = silent_ns.checked_div(stream.interval_ns).unwrap_or(0).saturating_sub(1);
+        stream.overdue = u16::try_from(overdue).unwrap_or(u16::MAX);
         Some(stream)
     }
 }

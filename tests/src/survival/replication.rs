@@ -174,7 +174,7 @@ impl Programs {
             return Err(standby.failure("does not listen"));
         }
         let (replicate, told) = program("replicate", a)
-            .args(&format!("--to {to} --interval 100ms"))
+            .args(&format!("--to {to} --interval 50ms"))
             .start_telling(a.scratch(), "replicate")?;
         let primary = Telling::read(told, &a.scratch().file("told.jsonl"));
         Ok(Programs { replicate, standby, primary, backup, relay })

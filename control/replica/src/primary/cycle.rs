@@ -8,7 +8,7 @@ use crate::chronicle::ms;
 use crate::disks::DiskGuard;
 use crate::link::message::Welcome;
 use crate::pacing::{Output, Pacing};
-use crate::plane::{Term, monotonic_ns};
+use crate::plane::monotonic_ns;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -36,6 +36,8 @@ pub struct Cycle<'p> {
     /// The standby's name.
     standby: String,
     urged: bool,
+    /// What [`Primary::media_frames`] was at the last checkpoint.
+    media_frames: u64,
     /// One was taken that is not handed to the link.
     unsent: Option<CheckpointId>,
     closed_frames: u64,
@@ -65,6 +67,7 @@ impl<'p> Cycle<'p> {
             last: None,
             standby: String::new(),
             urged: false,
+            media_frames: 0,
             unsent: None,
             closed_frames: 0,
         }
@@ -191,11 +194,9 @@ impl<'p> Cycle<'p> {
     }
 
     fn output(&self) -> Output {
-        match self.primary.held_frames.load(Relaxed) {
-            0 => Output::Idle,
-            _ if self.urged => Output::Urges,
-            _ => Output::Waits,
-        }
+        let primary = self.primary;
+        let media = primary.media_frames.load(Relaxed) != self.media_frames;
+        Output::of(primary.held_frames.load(Relaxed), self.urged, media)
     }
 
     /// Waits for the moment of the next checkpoint.
@@ -225,6 +226,7 @@ impl<'p> Cycle<'p> {
     fn checkpoint(&mut self, loads: &SyncSender<Freight>) -> Result<(), Over> {
         let primary = self.primary;
         self.urged = false;
+        self.media_frames = primary.media_frames.load(Relaxed);
         let mut pause = Pause::default();
         let taken = self.pause(&mut pause);
         self.ran = Instant::now();
@@ -299,16 +301,14 @@ impl<'p> Cycle<'p> {
             return Ok((closed.id, false));
         }
         let leased = primary.leased.load(Relaxed) || pulse.fenced;
-        let term = match (leased && primary.wants_lease(), primary.lease()) {
+        let lease = match (leased && primary.wants_lease(), primary.lease()) {
             (false, _) => None,
-            (true, Some(lease)) if lease.end_ns() > monotonic_ns() => {
-                Some(Term { since_ns: lease.since_ns, term_ms: lease.term_ms })
-            }
+            (true, Some(lease)) if lease.end_ns() > monotonic_ns() => Some(lease),
             (true, _) => return Err("the guest is under a lease, and none has come yet".into()),
         };
-        let id = primary.plane.protect(pulse.epoch + 1, term).map_err(|e| e.to_string())?;
+        let id = primary.plane.protect(pulse.epoch + 1, lease).map_err(|e| e.to_string())?;
         primary.generation.store(id.generation, Relaxed);
-        primary.bound.store(term.is_some(), Relaxed);
+        primary.bound.store(lease.is_some(), Relaxed);
         self.protects = Some(id.generation);
         self.closed_frames = 0;
         Ok((id, true))

@@ -155,10 +155,7 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     let ram_pages = image
         .ram_bytes()
         .map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
-    let terms = Terms {
-        term_ms: u64::try_from(args.term.as_millis()).unwrap_or(u64::MAX).max(1),
-        ..Terms::default()
-    };
+    let terms = Terms::of(args.term, args.media_term, args.link.beat);
     let former = Former::Unknown { term_ms: terms.term_ms };
     let node = node(args.link.node.as_deref())?;
     let incarnation = dial::incarnation().map_err(|e| e.to_string())?;
