@@ -165,8 +165,8 @@ fn stay_off_the_lanes(config: &Config, host: &Host) {
 fn lock_memory() {
     use nix::sys::mman::{MlockAllFlags, mlockall};
     let on_fault = MlockAllFlags::from_bits_retain(nix::libc::MCL_ONFAULT);
-    let locked = mlockall(MlockAllFlags::MCL_CURRENT)
-        .and_then(|()| mlockall(MlockAllFlags::MCL_FUTURE | on_fault));
+    let locked =
+        mlockall(MlockAllFlags::MCL_CURRENT).and_then(|()| mlockall(MlockAllFlags::MCL_FUTURE | on_fault));
     if let Err(e) = locked {
         log::warn!("memory is not locked ({e}): set LimitMEMLOCK=infinity, or run as root");
     }

@@ -203,19 +203,35 @@ impl Plane {
     /// True when the plane's process is gone for certain: then nothing of its guest leaves this host.
     pub fn is_dead(&self) -> bool {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or(i32::MAX));
-        nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH)
-            || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| is_zombie(&stat))
+        nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH) || has_ended(self.pid)
     }
 }
 
-/// Of a process's `/proc/PID/stat`: all its threads have ended, and its parent has not looked yet. While an lcore still
-/// ends the first thread may be a zombie already, and a frame on its way.
-fn is_zombie(stat: &str) -> bool {
+/// All threads of the process are past their last system call. What its end takes after that (ports and memory go back,
+/// its parent looks) lasts tens of milliseconds, in which a takeover need not wait.
+fn has_ended(pid: u32) -> bool {
+    let all_exit = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let mut count = 0;
+        for thread in threads {
+            let stat = std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            if !is_exiting(&stat) {
+                return None;
+            }
+            count += 1;
+        }
+        Some(count)
+    };
+    // Twice: a thread that ends may have begun another one, which the first look missed.
+    all_exit().is_some_and(|count| count > 0) && all_exit().is_some_and(|count| count > 0)
+}
+
+/// Of a thread's `stat` (proc(5)): the kernel ends it, or has. Unknown is no.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u64 = 4;
     // The name may have anything in it, also `)`.
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
-    let state = fields.next();
-    let threads = fields.nth(16).and_then(|threads| threads.parse().ok());
-    state == Some("Z") && threads.is_some_and(|threads: u32| threads <= 1)
+    fields.nth(6).and_then(|flags| flags.parse().ok()).is_some_and(|flags: u64| flags & PF_EXITING != 0)
 }
 
 #[cfg(test)]
@@ -223,19 +239,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zombie_is_one_whose_threads_have_all_ended() {
-        let stat = |state, threads| format!("7 (a) Z b) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 99");
-        assert!(is_zombie(&stat("Z", 1)));
-        for living in [stat("R", 1), stat("S", 4), stat("Z", 2), String::new(), "7 (x) Z".to_owned()] {
-            assert!(!is_zombie(&living), "{living}");
+    fn a_process_has_ended_when_all_its_threads_exit() {
+        let stat = |flags: u64| format!("7 (a) Z b) S 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 99");
+        assert!(is_exiting(&stat(4)) && is_exiting(&stat(0x40_0040 | 4)));
+        for living in [stat(0), stat(0x40_0040), String::new(), "7 (x) Z 1 4".to_owned(), "7 (x".to_owned()] {
+            assert!(!is_exiting(&living), "{living}");
         }
-        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
-        assert!(!is_zombie(&own));
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let path = format!("/proc/{}/stat", child.id());
+        assert!(!has_ended(std::process::id()), "this one");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!has_ended(child.id()));
+        child.kill().unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while !std::fs::read_to_string(&path).is_ok_and(|stat| is_zombie(&stat)) {
-            assert!(std::time::Instant::now() < deadline, "a child that has ended is none");
+        while !has_ended(child.id()) {
+            assert!(std::time::Instant::now() < deadline, "it was killed, and nobody has looked yet");
         }
         child.wait().unwrap();
     }

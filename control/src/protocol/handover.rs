@@ -159,9 +159,12 @@ mod tests {
 
     #[test]
     fn a_margin_covers_what_is_sent_in_that_time_and_what_was_late_before() {
-        let row = |interval_us: u64, margin: u16| json!([0, "10.0.0.2", 1, 7, 5, interval_us, null, 8000, 8, margin]);
+        let row = |interval_us: u64, margin: u16| {
+            json!([0, "10.0.0.2", 1, 7, 5, interval_us, null, 8000, 8, margin])
+        };
         let stream = |row| serde_json::from_value::<GuardedStream>(row).expect("a row");
-        let after = |ms| [stream(row(20_000, 0)), stream(row(20_000, 2))].map(|stream| stream.margin_after(ms));
+        let after =
+            |ms| [stream(row(20_000, 0)), stream(row(20_000, 2))].map(|stream| stream.margin_after(ms));
         assert_eq!([after(45), after(90), after(40)], [[4, 6], [6, 8], [3, 5]]);
         assert_eq!(after(0), [0, 2], "behind a fence: nothing left since");
         assert_eq!(stream(row(0, 0)).margin_after(45), 46);

@@ -1,12 +1,12 @@
 //! Everything around the plane: the VM, its rings, the wire's judge. Ground truth, not the plane's words.
 
 use crate::ports::{Kind, Made, SimFrame};
-use tidegate_dataplane::gate::Lease;
 use crate::random::Random;
 use crate::source::Source;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use tidegate_dataplane::gate::Lease;
 
 pub const LANES: usize = 2;
 

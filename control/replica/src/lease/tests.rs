@@ -3,8 +3,13 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 const MS: u64 = 1_000_000;
-const TERMS: Terms =
-    Terms { term_ms: 100, media_ms: 40, drift_ppm: 1000, margin: Duration::ZERO, drain: Duration::from_millis(2) };
+const TERMS: Terms = Terms {
+    term_ms: 100,
+    media_ms: 40,
+    drift_ppm: 1000,
+    margin: Duration::ZERO,
+    drain: Duration::from_millis(2),
+};
 
 fn landlord() -> Landlord {
     let mut landlord = Landlord::new(TERMS, 0, Former::Nobody);

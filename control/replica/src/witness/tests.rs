@@ -9,8 +9,13 @@ use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
 const MS: u64 = 1_000_000;
-const TERMS: Terms =
-    Terms { term_ms: 100, media_ms: 100, drift_ppm: 1000, margin: Duration::ZERO, drain: Duration::from_millis(2) };
+const TERMS: Terms = Terms {
+    term_ms: 100,
+    media_ms: 100,
+    drift_ppm: 1000,
+    margin: Duration::ZERO,
+    drain: Duration::from_millis(2),
+};
 
 fn caller(node: &str, incarnation: u64) -> Caller {
     Caller { node: node.to_owned(), incarnation }
