@@ -124,10 +124,12 @@ struct Primary {
     incarnation: u64,
     /// The plane's: what every process of this host has given it.
     lease_end: u64,
+    /// Until when frames may bypass.
+    media_end: u64,
 }
 
 enum Message {
-    Request { incarnation: u64, seq: u64 },
+    Request { incarnation: u64, seq: u64, asked: u64 },
     Surrender { incarnation: u64, upto: u64 },
     Grant { incarnation: u64, seq: u64, term_ms: u64 },
 }
@@ -189,6 +191,8 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
     let mut steps = steps.into_iter();
     let mut next = steps.next();
     let mut now = 0;
+    // The newest report of what went out was made then, by the primary's clock: it comes with its beat.
+    let mut reported = 0;
     let idle = now + 100_000 * MS;
     while now < idle {
         // The next thing to happen: an arrival, a step, or the landlord's time.
@@ -213,12 +217,15 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
             let until = primary.lease_end + TERMS.drain.as_nanos() as u64;
             let silent = there(now) >= until;
             prop_assert!(silent, "promoted {} ns too early", until.saturating_sub(there(now)));
+            let guarded = reported + TERMS.media_ms * MS;
+            prop_assert!(primary.media_end <= guarded, "{} ns unguarded", primary.media_end - guarded);
             return Ok(true);
         }
         if arrival == Some(at) {
             let Some((_, message)) = flying.pop_first() else { break };
             match message {
-                Message::Request { incarnation, seq } => {
+                Message::Request { incarnation, seq, asked } => {
+                    reported = reported.max(asked);
                     if let Answer::Grant { seq, term_ms } = landlord.ask(here(now), incarnation, seq) {
                         landlord.sent(here(now));
                         fly(
@@ -237,6 +244,7 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
                         // The plane: a fence is left only by protecting anew, which any later grant may be used for.
                         if lease.end_ns() > there(now) {
                             primary.lease_end = primary.lease_end.max(lease.end_ns());
+                            primary.media_end = primary.media_end.max(lease.since_ns + lease.media_ms * MS);
                         }
                     }
                 }
@@ -247,8 +255,9 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
         let Some((_, step)) = next.take() else { break };
         match step {
             Step::Ask(delay) => {
-                let seq = primary.tenant.request(there(now));
-                fly(&mut flying, now, delay, Message::Request { incarnation: primary.incarnation, seq });
+                let (incarnation, asked) = (primary.incarnation, there(now));
+                let seq = primary.tenant.request(asked);
+                fly(&mut flying, now, delay, Message::Request { incarnation, seq, asked });
             }
             Step::Surrender(delay) => {
                 // What left before the fence is in the ring as long as that drains.
