@@ -79,7 +79,9 @@ pub struct Counters {
     pub unmuted_tsc: Counter,
     /// When the first frame of the guest left after that, TSC; 0 while none has.
     pub first_frame_tsc: Counter,
-    /// The same of RTP.
+    /// When that frame was taken from the guest, TSC.
+    pub first_taken_tsc: Counter,
+    /// When the first RTP left.
     pub first_rtp_tsc: Counter,
 }
 

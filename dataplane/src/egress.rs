@@ -1,7 +1,8 @@
 //! The way out: what leaves for the wire, bypass first, released frames behind it in small chunks.
 //!
-//! Every frame that reaches the wire passes [`send`], and there the lease is compared with the
-//! clock before each burst (I9): no other thread need be alive for the fence to fall.
+//! Every frame that reaches the wire passes [`send`], and there a moment of the lease is compared with the
+//! clock before each burst (I9): no other thread need be alive for the fence to fall. Bypassed frames are compared with
+//! the earlier of its two moments, and wait when that has come.
 
 use crate::arena::{Arena, Slice};
 use crate::burst::Burst;
@@ -10,7 +11,8 @@ use crate::hold::Held;
 use crate::port::{BURST, Port};
 use crate::tsc::TscRate;
 
-/// Bypassed frames that may wait for a wire that takes nothing, beyond the burst in hand.
+/// Bypassed frames that may wait for a wire that takes nothing, or for a lease that is renewed late, beyond the burst
+/// in hand.
 pub const BYPASS_BACKLOG: usize = 512;
 
 /// What is known of a frame whose body is in a [`Burst`].
@@ -333,8 +335,8 @@ impl Pace {
 pub enum Sent {
     /// So many frames are with the wire port's driver.
     Frames(usize),
-    /// The lease has ended: nothing was sent and nothing will be.
-    Fenced,
+    /// The moment has come: nothing was sent.
+    Late,
 }
 
 /// See the module's head.
@@ -361,7 +363,7 @@ impl<F: Send + 'static> Egress<F> {
         }
     }
 
-    /// Queues a bypassed frame; gives it back when the wire has taken nothing for too long.
+    /// Queues a bypassed frame; gives it back when nothing could leave for too long.
     #[inline(always)]
     pub fn bypass(&mut self, frame: F, about: Leaving) -> Result<(), F> {
         let staged = if self.backlog.is_empty() { self.bypass.push(frame, about) } else { Err(frame) };
@@ -447,18 +449,18 @@ impl<F: Send + 'static> Egress<F> {
     }
 }
 
-/// Hands the front of `stage` to the wire, unless `lease` has ended at `now`. `see` is told what left, in order,
+/// Hands the front of `stage` to the wire, unless `until` has come at `now`. `see` is told what left, in order,
 /// if anything did.
 #[inline]
 pub fn send<P: Port>(
     stage: &mut Stage<P::Frame>,
     wire: &mut P,
     now: u64,
-    lease: u64,
+    until: u64,
     see: impl FnOnce(Gone<'_>),
 ) -> Sent {
-    if now >= lease {
-        return Sent::Fenced;
+    if now >= until {
+        return Sent::Late;
     }
     let first = stage.burst.first();
     let n = wire.transmit(0, &mut stage.burst);

@@ -11,6 +11,7 @@
 //! | `close` | control, under the guest's lock | close every epoch up to this one |
 //! | `commit` | control, under the guest's lock | every frame stamped up to this epoch may leave |
 //! | `lease` | control | TSC moment at which the fence falls; 0 = fenced, `u64::MAX` = no lease (I9) |
+//! | `media` | control | TSC moment from which bypassed frames wait for a renewal; never after `lease` |
 //! | `order` | control, under the guest's lock | a change of mode, numbered |
 //! | `closed` | lcore | last epoch closed: its frames and bytes were stored before |
 //! | `done` | lcore | number of the last order carried out |
@@ -22,6 +23,35 @@ use crossbeam::utils::CachePadded;
 pub const NO_LEASE: u64 = u64::MAX;
 /// A lease word that has always ended.
 pub const FENCE: u64 = 0;
+
+/// A lease as the lanes keep it, in moments of their clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// From here on nothing bypasses until a renewal: what the guest says waits in its lane. A standby that promotes
+    /// guards against what may have bypassed since it last heard, so this is what makes its guess short.
+    pub media: u64,
+    /// From here on nothing leaves at all, committed or not, and no renewal helps (I9).
+    pub end: u64,
+}
+
+impl Lease {
+    /// Bypassing until `media`, and for no longer than the lease itself.
+    pub fn new(media: u64, end: u64) -> Lease {
+        Lease { media: media.min(end), end }
+    }
+
+    /// The later of two, each moment by itself: answers may come out of order, and a lease never shrinks.
+    pub fn or_later(self, other: Lease) -> Lease {
+        Lease { media: self.media.max(other.media), end: self.end.max(other.end) }
+    }
+}
+
+impl From<u64> for Lease {
+    /// Bypassing to its end.
+    fn from(end: u64) -> Lease {
+        Lease { media: end, end }
+    }
+}
 
 /// A change that the lcore carries out between two bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +124,7 @@ struct FromControl {
     commit: AtomicU64,
     commit_tsc: AtomicU64,
     lease: AtomicU64,
+    media: AtomicU64,
     order: AtomicU64,
 }
 
@@ -125,6 +156,7 @@ impl Gate {
                 commit: AtomicU64::new(before),
                 commit_tsc: AtomicU64::new(0),
                 lease: AtomicU64::new(lease),
+                media: AtomicU64::new(lease),
                 order: AtomicU64::new(0),
             }),
             lcore: CachePadded::new(FromLcore {
@@ -152,10 +184,13 @@ impl Gate {
         self.control.commit.store(epoch, Ordering::Release);
     }
 
-    /// Sets the moment at which the fence falls. [`FENCE`] drops it now. The word says all there is to say: nothing else
-    /// comes with it, and an order that goes with it is given after it.
-    pub fn set_lease(&self, deadline_tsc: u64) {
-        self.control.lease.store(deadline_tsc, Ordering::Relaxed);
+    /// Sets the moments from which bypassed frames wait and at which the fence falls. [`FENCE`] drops it now. Each word
+    /// says all there is to say: in between the lcore may see one of them only, and then it does less. An order that
+    /// goes with them is given after them.
+    pub fn set_lease(&self, lease: impl Into<Lease>) {
+        let Lease { media, end } = lease.into();
+        self.control.lease.store(end, Ordering::Relaxed);
+        self.control.media.store(media, Ordering::Relaxed);
     }
 
     /// Gives an order; returns its number. The caller waits for [`Gate::done`] to reach it before it
@@ -217,6 +252,17 @@ impl Gate {
     #[inline]
     pub fn lease(&self) -> u64 {
         self.control.lease.load(Ordering::Relaxed)
+    }
+
+    /// The moment from which bypassed frames wait, TSC.
+    #[inline]
+    pub fn media(&self) -> u64 {
+        self.control.media.load(Ordering::Relaxed)
+    }
+
+    /// The lease as it stands: for the control side, which alone changes it.
+    pub fn whole_lease(&self) -> Lease {
+        Lease { media: self.media(), end: self.lease() }
     }
 
     /// The last order given: its number, and what it says (`None` for none yet).
@@ -377,7 +423,7 @@ mod loom_tests {
                     }
                 })
             };
-            gate.set_lease(100);
+            gate.set_lease(100_u64);
             gate.order(Order::Unfence);
             if gate.done() == 1 {
                 assert!(!gate.is_fenced(), "the order is done, and its guest would be told to be fenced");

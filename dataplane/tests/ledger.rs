@@ -1,7 +1,7 @@
 //! The guest's ledger over gates whose lcores are played by hand: pauses, rings, lanes, leases.
 
 use std::sync::Arc;
-use tidegate_dataplane::gate::{Closed, Gate};
+use tidegate_dataplane::gate::{Closed, Gate, Lease};
 use tidegate_dataplane::guest::{Closer, Guest, Mode, Outcome, Refusal, Rings};
 
 const GENERATION: u64 = 9;
@@ -182,15 +182,15 @@ fn a_lane_joins_with_what_the_guest_is() {
 #[test]
 fn a_lease_never_shrinks_and_ends_for_good() {
     let (mut guest, gates) = guest(1);
-    guest.lease(GENERATION, 1000, 10).unwrap();
-    guest.lease(GENERATION, 900, 20).unwrap();
-    assert_eq!(gates[0].lease(), 1000);
-    assert_eq!(guest.lease(GENERATION + 1, 5000, 20), Err(Refusal::Generation(GENERATION)));
-    assert_eq!(guest.lease(GENERATION, 5000, 1000), Err(Refusal::Fenced));
+    guest.lease(GENERATION, Lease::new(700, 1000), 10).unwrap();
+    guest.lease(GENERATION, 900_u64, 20).unwrap();
+    assert_eq!(gates[0].whole_lease(), Lease::new(900, 1000), "neither moment");
+    assert_eq!(guest.lease(GENERATION + 1, 5000_u64, 20), Err(Refusal::Generation(GENERATION)));
+    assert_eq!(guest.lease(GENERATION, 5000_u64, 1000), Err(Refusal::Fenced));
     assert!(guest.is_fenced(1000) && guest.is_leased());
     assert_eq!(guest.begin_protect(10, 1, true, None, 2000), Err(Refusal::Fenced));
-    assert_eq!(guest.begin_protect(10, 1, true, Some(1999), 2000), Err(Refusal::Late));
-    let ticket = guest.begin_protect(10, 1, true, Some(9000), 2000).unwrap();
+    assert_eq!(guest.begin_protect(10, 1, true, Some(1999.into()), 2000), Err(Refusal::Late));
+    let ticket = guest.begin_protect(10, 1, true, Some(Lease::new(8000, 9000)), 2000).unwrap();
     poll(&gates[0], 0);
     assert_eq!(outcome(&mut guest, ticket), Some(Outcome::Done));
     assert_eq!(guest.generation(), 10);

@@ -31,6 +31,8 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
     let from = asked.from.unwrap_or(0);
     let (mut lane, mut place) = (usize::try_from(from >> 32).unwrap_or(usize::MAX), from as u32 as usize);
     let (mut streams, mut looked) = (Vec::new(), 0);
+    // Behind the fence nothing more goes out.
+    let ended = guest.with(|ledger| ledger.is_fenced(now));
     while let Some(seat) = guest.lanes.get(lane)
         && looked < PLACES
         && streams.len() < GUARD_STREAMS
@@ -41,7 +43,7 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
             continue;
         }
         let told = table.gone_out(place, since, now, rate);
-        streams.extend(told.map(|stream| row(lane, &stream, secured(guest, &stream))));
+        streams.extend(told.map(|stream| row(lane, &stream, secured(guest, &stream), ended)));
         (place, looked) = (place + 1, looked + 1);
     }
     let more = lane < guest.lanes.len();
@@ -60,7 +62,7 @@ fn secured(guest: &GuestPlane, stream: &GoneOut) -> Option<bool> {
     }
 }
 
-fn row(lane: usize, stream: &GoneOut, secure: Option<bool>) -> GuardedStream {
+fn row(lane: usize, stream: &GoneOut, secure: Option<bool>, ended: bool) -> GuardedStream {
     GuardedStream {
         lane,
         address: stream.address,
@@ -71,7 +73,7 @@ fn row(lane: usize, stream: &GoneOut, secure: Option<bool>) -> GuardedStream {
         secure,
         clock_rate: stream.clock_rate,
         payload_type: stream.payload_type,
-        margin: 0,
+        margin: if ended { 0 } else { stream.overdue },
         channel: stream.channel.map(|at| (at.number, display_address(at.server), at.server_port)),
     }
 }
@@ -222,13 +224,14 @@ mod tests {
             port: 4000,
             ssrc: 7,
             highest: 65545,
+            overdue: 0,
             interval_ns: 20_000_000,
             secure: true,
             clock_rate: 8000,
             payload_type: 8,
             channel,
         };
-        let row = row(0, &told, Some(true));
+        let row = row(0, &told, Some(true), false);
         assert_eq!(row.channel, Some((0x4001, [192, 0, 2, 1].into(), 3478)));
         let inherited = inherited(&row, ReplayGuard::Srtp, Some(100));
         assert_eq!((inherited.channel, inherited.guarded), (channel, true));

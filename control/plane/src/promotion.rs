@@ -7,14 +7,15 @@ use crate::pulse::unmuted_tsc;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tidegate_control::protocol::{Failure, Unmute};
+use tidegate_dataplane::gate::Lease;
 use tidegate_dataplane::tsc::TscRate;
 
-/// Unmutes the guest in a new `generation`; `lease` is a deadline on the lcores' clock.
+/// Unmutes the guest in a new `generation`; `lease` is one on the lcores' clock.
 pub async fn unmute(
     guest: &Arc<GuestPlane>,
     asked: &Unmute,
     generation: u64,
-    lease: Option<u64>,
+    lease: Option<Lease>,
     rate: TscRate,
 ) -> Result<Value, Failure> {
     let (protected, first) = (asked.protected, asked.first_epoch);

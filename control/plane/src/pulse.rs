@@ -3,6 +3,7 @@
 use crate::guest::GuestPlane;
 use crate::moment::Moment;
 use tidegate_control::protocol::Pulse;
+use tidegate_dataplane::class::Class;
 use tidegate_dataplane::counters::{Counter, Counters};
 use tidegate_dataplane::gate::{FENCE, NO_LEASE};
 use tidegate_dataplane::tsc::TscRate;
@@ -34,10 +35,12 @@ pub fn of(guest: &GuestPlane, rate: TscRate) -> Pulse {
         polls: guest.lanes.iter().map(|lane| lane.shared.gate.polls()).min().unwrap_or(0),
         held_frames: sum(|c| c.class.iter().map(|class| class.held.get()).sum()),
         held_bytes: sum(|c| c.held_bytes.get()),
+        media_frames: sum(|c| c.class[Class::Rtp as usize].bypassed.get()),
         signalling: sum(|c| c.signalling.get()),
         signalled_epoch: counters().map(|c| c.signalled_epoch.get()).max().unwrap_or(0),
         unmuted_ns: unmuted_tsc(guest).map(|tsc| moment.ns(tsc)),
         first_frame_ns: earliest(|c| &c.first_frame_tsc),
+        first_taken_ns: earliest(|c| &c.first_taken_tsc),
         first_rtp_ns: earliest(|c| &c.first_rtp_tsc),
     }
 }

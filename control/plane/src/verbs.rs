@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_control::config::{OnBackupLost, PolicySpec, Source};
 use tidegate_control::protocol::*;
+use tidegate_dataplane::gate;
 use tidegate_dataplane::guest::{Closer, Guest, Mode};
 use tidegate_dataplane::tsc::TscRate;
 
@@ -132,8 +133,10 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
         }
         Verb::Unmute(asked) => {
             let guest = controlled(server, session, asked.guest.as_deref())?;
-            let lease =
-                asked.term_ms.map(|term| deadline(guest, plane.rate, term, asked.since_ns)).transpose()?;
+            let lease = asked
+                .term_ms
+                .map(|term| lease(guest, plane.rate, (term, asked.media_ms), asked.since_ns))
+                .transpose()?;
             let answer = promotion::unmute(guest, &asked, generation(server)?, lease, plane.rate).await?;
             log::info!("guest {}: unmuted by session {}: {answer}", guest.name(), by(session.peer));
             Ok(answer)
@@ -152,10 +155,10 @@ async fn act(server: &Server, session: &mut Session, verb: Verb) -> Answer {
         }
         Verb::Lease(asked) => {
             let guest = controlled(server, session, asked.guest.as_deref())?;
-            let deadline = deadline(guest, plane.rate, asked.term_ms, asked.since_ns)?;
+            let lease = lease(guest, plane.rate, (asked.term_ms, asked.media_ms), asked.since_ns)?;
             let now = guest.now_tsc();
-            guest.with(|ledger| ledger.lease(asked.generation, deadline, now)).map_err(failure)?;
-            let left_ms = plane.rate.ns(deadline.saturating_sub(now)) / 1_000_000;
+            guest.with(|ledger| ledger.lease(asked.generation, lease, now)).map_err(failure)?;
+            let left_ms = plane.rate.ns(lease.end.saturating_sub(now)) / 1_000_000;
             Ok(json!({ "guest": guest.name(), "left_ms": left_ms }))
         }
         Verb::Policy(asked) => {
@@ -231,8 +234,10 @@ async fn fence(guest: &GuestPlane, peer: Peer) -> Answer {
 
 async fn protect(server: &Server, session: &Session, asked: Protect) -> Answer {
     let guest = controlled(server, session, asked.guest.as_deref())?;
-    let lease =
-        asked.term_ms.map(|term| deadline(guest, server.plane.rate, term, asked.since_ns)).transpose()?;
+    let lease = asked
+        .term_ms
+        .map(|term| lease(guest, server.plane.rate, (term, asked.media_ms), asked.since_ns))
+        .transpose()?;
     let generation = generation(server)?;
     let vouched = asked.vouched || guest.config.source == Source::Timer;
     guest
@@ -270,10 +275,19 @@ async fn backup_lost(guest: &GuestPlane, peer: Peer, evidence: &str) -> Answer {
     }
 }
 
-/// The end of a term on the lcores' clock, never later than asked.
-fn deadline(guest: &GuestPlane, rate: TscRate, term_ms: u64, since_ns: Option<u64>) -> Result<u64, Failure> {
+/// A lease of a term, and of the part of it in which frames may bypass, on the lcores' clock: never later than asked.
+fn lease(
+    guest: &GuestPlane,
+    rate: TscRate,
+    (term_ms, media_ms): (u64, Option<u64>),
+    since_ns: Option<u64>,
+) -> Result<gate::Lease, Failure> {
     if !(1..=TERM_MAX_MS).contains(&term_ms) {
         return Err(Failure::new("bad-arguments", format!("term_ms must be 1 to {TERM_MAX_MS}")));
+    }
+    let media_ms = media_ms.unwrap_or(term_ms);
+    if !(1..=term_ms).contains(&media_ms) {
+        return Err(Failure::new("bad-arguments", format!("media_ms must be 1 to term_ms, {term_ms}")));
     }
     let now_tsc = guest.now_tsc();
     let gone_ns = match since_ns {
@@ -284,8 +298,11 @@ fn deadline(guest: &GuestPlane, rate: TscRate, term_ms: u64, since_ns: Option<u6
             Failure::new("bad-arguments", desc)
         })?,
     };
-    let left_ns = (term_ms * 1_000_000).saturating_sub(gone_ns);
-    Ok(now_tsc + rate.ticks(left_ns).saturating_sub(1))
+    let after = |ms: u64| {
+        let left_ns = (ms * 1_000_000).saturating_sub(gone_ns);
+        now_tsc + rate.ticks(left_ns).saturating_sub(1)
+    };
+    Ok(gate::Lease::new(after(media_ms), after(term_ms)))
 }
 
 async fn policy(guest: &GuestPlane, peer: Peer, asked: Policy) -> Answer {

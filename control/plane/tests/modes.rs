@@ -88,6 +88,32 @@ fn a_leased_guest_starts_fenced_and_falls_silent_when_its_lease_ends() {
 }
 
 #[test]
+fn what_bypasses_waits_behind_its_part_of_the_lease_for_a_renewal() {
+    let rig = Rig::one("mode = \"protected\"\nleased = true\npolicy = \"bypass-all\"");
+    let mut client = rig.client();
+    for media_ms in [0, 60_001] {
+        let asked = json!({"term_ms": 60_000, "media_ms": media_ms});
+        assert_eq!(client.refuse("protect", asked), "bad-arguments", "{media_ms}");
+    }
+    let told = client.grant("protect", json!({"term_ms": 60_000, "media_ms": 1}));
+    std::thread::sleep(Duration::from_millis(5));
+    rig.send(0, 1);
+    rig.send(0, 2);
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(rig.on_wire(0), [0_u8; 0]);
+    let pulse = client.grant("pulse", json!({}));
+    assert_eq!((&pulse["fenced"], &pulse["held_frames"]), (&json!(false), &json!(2)));
+    let renewal = json!({"generation": told["generation"], "term_ms": 60_000, "media_ms": 30_000});
+    client.grant("lease", renewal);
+    assert_eq!(rig.wire_sees(0, 2), [1, 2]);
+    // Nothing is taken back: an answer may have been overtaken.
+    client.grant("lease", json!({"generation": told["generation"], "term_ms": 60_000, "media_ms": 1}));
+    std::thread::sleep(Duration::from_millis(5));
+    rig.send(0, 3);
+    assert_eq!(rig.wire_sees(0, 3), [1, 2, 3]);
+}
+
+#[test]
 fn a_delay_on_the_way_makes_a_lease_shorter_and_never_longer() {
     let rig = Rig::one("mode = \"protected\"");
     let mut client = rig.client();

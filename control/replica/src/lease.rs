@@ -19,6 +19,10 @@ const ASKED_MAX: usize = 1024;
 pub struct Terms {
     /// Length of a lease, milliseconds.
     pub term_ms: u64,
+    /// The part of it, from its beginning, in which frames may bypass, milliseconds. A promoted guest repeats as much of
+    /// its calls as may have bypassed since the last report, so the shorter, the shorter the silence; but a renewal that
+    /// comes later than this delays every call.
+    pub media_ms: u64,
     /// Largest difference between the rates of the two clocks, parts per million.
     pub drift_ppm: u32,
     /// Waited besides, for whatever rounding and calibration add.
@@ -31,6 +35,7 @@ impl Default for Terms {
     fn default() -> Self {
         Terms {
             term_ms: 100,
+            media_ms: 50,
             drift_ppm: 500,
             margin: Duration::from_millis(2),
             drain: Duration::from_millis(2),
@@ -39,6 +44,14 @@ impl Default for Terms {
 }
 
 impl Terms {
+    /// Leases of `term` to a tenant that asks with each `beat`. Where `media` is not said it is half of the term, but
+    /// two beats and a quarter at least: a beat that is lost or late by a whole beat delays no call.
+    pub fn of(term: Duration, media: Option<Duration>, beat: Duration) -> Terms {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1);
+        let media = media.unwrap_or_else(|| (term / 2).max(beat * 9 / 4));
+        Terms { term_ms: ms(term), media_ms: ms(media).min(ms(term)), ..Terms::default() }
+    }
+
     /// From a grant to when the landlord may promote, nanoseconds of its clock.
     pub fn wait_ns(&self) -> u64 {
         self.stretched(self.term_ms.saturating_mul(1_000_000)).saturating_add(self.drain_ns())
@@ -67,6 +80,8 @@ pub struct Lease {
     pub since_ns: u64,
     /// Length, milliseconds.
     pub term_ms: u64,
+    /// For so long of it frames may bypass, milliseconds.
+    pub media_ms: u64,
 }
 
 impl Lease {
@@ -101,11 +116,11 @@ impl Tenant {
 
     /// A grant came. None if it answers nothing that is waited for: unknown, repeated, older than one that came, or
     /// given up.
-    pub fn granted(&mut self, seq: u64, term_ms: u64) -> Option<Lease> {
+    pub fn granted(&mut self, seq: u64, term_ms: u64, media_ms: u64) -> Option<Lease> {
         let at = self.asked.iter().position(|(asked, _)| *asked == seq)?;
         let (_, since_ns) = *self.asked.get(at)?;
         self.asked.drain(..=at);
-        Some(Lease { since_ns, term_ms })
+        Some(Lease { since_ns, term_ms, media_ms: media_ms.min(term_ms) })
     }
 
     /// Gives up: no grant of a request made so far will be used. Call it once the plane is fenced (or never leased);

@@ -21,6 +21,18 @@ pub enum Output {
     Urges,
 }
 
+impl Output {
+    /// From what waits, whether it urges, and whether media left. A guest that speaks is not idle: as old as the newest
+    /// checkpoint is when it dies, so much of its calls its successor says again before anybody hears something new.
+    pub fn of(held_frames: u64, urged: bool, media: bool) -> Output {
+        match (held_frames > 0, urged, media) {
+            (false, _, false) => Output::Idle,
+            (true, true, _) => Output::Urges,
+            _ => Output::Waits,
+        }
+    }
+}
+
 impl Pacing {
     /// Refuses what contradicts itself, in words for the command line.
     pub fn new(interval: Duration, floor: Duration, ceiling: Duration) -> Result<Pacing, String> {
@@ -44,6 +56,13 @@ impl Pacing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_whose_media_bypasses_is_not_idle() {
+        assert_eq!(Output::of(0, false, true), Output::Waits);
+        assert_eq!([false, true].map(|urged| Output::of(0, urged, false)), [Output::Idle; 2]);
+        assert_eq!([false, true].map(|urged| Output::of(1, urged, true)), [Output::Waits, Output::Urges]);
+    }
 
     #[test]
     fn output_that_urges_brings_it_forward_and_an_idle_guest_may_wait() {

@@ -10,6 +10,7 @@ use tidegate_control::client::{Client, ClientError};
 use tidegate_control::protocol::{GuardReport, Pulse};
 
 use crate::checkpoint::CheckpointId;
+use crate::lease::Lease;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the clock in which leases are told to the plane.
 pub fn monotonic_ns() -> u64 {
@@ -27,15 +28,6 @@ pub struct Plane {
     socket: PathBuf,
     guest: String,
     pid: u32,
-}
-
-/// A lease as the plane counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Term {
-    /// When it was asked for, [`monotonic_ns`].
-    pub since_ns: u64,
-    /// Length, milliseconds.
-    pub term_ms: u64,
 }
 
 /// What a close or a promotion ended with.
@@ -132,11 +124,12 @@ impl Plane {
         &self,
         first_epoch: u64,
         vouched: bool,
-        term: Option<Term>,
+        lease: Option<Lease>,
     ) -> Result<CheckpointId, ClientError> {
         let mut arguments = json!({ "first_epoch": first_epoch, "vouched": vouched });
-        if let Some(Term { since_ns, term_ms }) = term {
+        if let Some(Lease { since_ns, term_ms, media_ms }) = lease {
             arguments["term_ms"] = json!(term_ms);
+            arguments["media_ms"] = json!(media_ms);
             arguments["since_ns"] = json!(since_ns);
         }
         let open = id(&self.ask("protect", arguments)?)?;
@@ -165,10 +158,12 @@ impl Plane {
     }
 
     /// Prolongs the lease.
-    pub fn lease(&self, generation: u64, term: Term) -> Result<(), ClientError> {
-        let Term { since_ns, term_ms } = term;
-        self.ask("lease", json!({ "generation": generation, "term_ms": term_ms, "since_ns": since_ns }))
-            .map(drop)
+    pub fn lease(&self, generation: u64, lease: Lease) -> Result<(), ClientError> {
+        let Lease { since_ns, term_ms, media_ms } = lease;
+        let arguments = json!({
+            "generation": generation, "term_ms": term_ms, "media_ms": media_ms, "since_ns": since_ns,
+        });
+        self.ask("lease", arguments).map(drop)
     }
 
     /// Nothing leaves any more; true once every lane has seen it.
@@ -219,6 +214,56 @@ impl Plane {
     /// True when the plane's process is gone for certain: then nothing of its guest leaves this host.
     pub fn is_dead(&self) -> bool {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or(i32::MAX));
-        nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH)
+        nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH) || has_ended(self.pid)
+    }
+}
+
+/// All threads of the process are past their last system call. What its end takes after that (ports and memory go back,
+/// its parent looks) lasts tens of milliseconds, in which a takeover need not wait.
+fn has_ended(pid: u32) -> bool {
+    let all_exit = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let mut count = 0;
+        for thread in threads {
+            let stat = std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            if !is_exiting(&stat) {
+                return None;
+            }
+            count += 1;
+        }
+        Some(count)
+    };
+    // Twice: a thread that ends may have begun another one, which the first look missed.
+    all_exit().is_some_and(|count| count > 0) && all_exit().is_some_and(|count| count > 0)
+}
+
+/// Of a thread's `stat` (proc(5)): the kernel ends it, or has. Unknown is no.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    // The name may have anything in it, also `)`.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    fields.nth(6).and_then(|flags| flags.parse().ok()).is_some_and(|flags: u64| flags & PF_EXITING != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_ended_when_all_its_threads_exit() {
+        let stat = |flags: u64| format!("7 (a) Z b) S 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 99");
+        assert!(is_exiting(&stat(4)) && is_exiting(&stat(0x40_0040 | 4)));
+        for living in [stat(0), stat(0x40_0040), String::new(), "7 (x) Z 1 4".to_owned(), "7 (x".to_owned()] {
+            assert!(!is_exiting(&living), "{living}");
+        }
+        assert!(!has_ended(std::process::id()), "this one");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!has_ended(child.id()));
+        child.kill().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !has_ended(child.id()) {
+            assert!(std::time::Instant::now() < deadline, "it was killed, and nobody has looked yet");
+        }
+        child.wait().unwrap();
     }
 }

@@ -207,6 +207,10 @@ pub struct StandbyArgs {
     /// How long one grant lets the primary speak
     #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
     pub term: Duration,
+    /// For how long of it frames may bypass; behind that they wait for the next grant. A call repeats as much when this
+    /// host takes over [default: half of --term, two beats and a quarter at least]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub media_term: Option<Duration>,
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,
@@ -271,6 +275,10 @@ pub struct XenReceiveArgs {
     /// How long one grant lets the primary speak
     #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
     pub term: Duration,
+    /// For how long of it frames may bypass; behind that they wait for the next grant. A call repeats as much when this
+    /// host takes over [default: half of --term, two beats and a quarter at least]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub media_term: Option<Duration>,
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,

@@ -346,7 +346,14 @@ impl VerbCommand {
             VerbCommand::Protect { vouched, first_epoch, term, target } => {
                 let since_ns = term.and_then(|_| monotonic_ns());
                 let guest = target.guest.clone();
-                let arguments = Protect { guest, vouched, first_epoch, term_ms: term.map(millis), since_ns };
+                let arguments = Protect {
+                    guest,
+                    vouched,
+                    first_epoch,
+                    term_ms: term.map(millis),
+                    since_ns,
+                    ..Protect::default()
+                };
                 steer(&target, "protect", arguments)
             }
             VerbCommand::Close { vouched, target } => {
@@ -369,13 +376,21 @@ impl VerbCommand {
             VerbCommand::Unmute { protected, first_epoch, term, target } => {
                 let since_ns = term.and_then(|_| monotonic_ns());
                 let (guest, term_ms) = (target.guest.clone(), term.map(millis));
-                steer(&target, "unmute", Unmute { guest, protected, first_epoch, term_ms, since_ns })
+                steer(
+                    &target,
+                    "unmute",
+                    Unmute { guest, protected, first_epoch, term_ms, since_ns, ..Unmute::default() },
+                )
             }
             VerbCommand::Announce(target) => handover::announce(&target),
             VerbCommand::Guard(args) => args.execute(),
             VerbCommand::Lease { generation, term, target } => {
                 let (guest, term_ms) = (target.guest.clone(), millis(term));
-                steer(&target, "lease", Lease { guest, generation, term_ms, since_ns: monotonic_ns() })
+                steer(
+                    &target,
+                    "lease",
+                    Lease { guest, generation, term_ms, since_ns: monotonic_ns(), ..Lease::default() },
+                )
             }
             VerbCommand::Fence(View { guest, reach }) => {
                 look(&reach, "fence", Which { guest }, |answer: &Value| tables::answer("fence", answer))

@@ -25,7 +25,7 @@ pub struct Guard {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identities: Option<Vec<GuestIdentity>>,
     /// With `streams`: how long their primary may have sent since it told of them, milliseconds. Each stream's margin is
-    /// then what it sends in that time, unless the stream names a larger one.
+    /// then what it sends in that time, on top of what the stream names itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin_ms: Option<u64>,
     /// Of an answer; means nothing here.
@@ -44,13 +44,16 @@ impl Guard {
 }
 
 impl GuardedStream {
-    /// The margin, if the primary may have sent for so long since it told. Of a stream whose rhythm is unknown: a packet
-    /// in each millisecond.
+    /// The margin, if the primary may have sent for so long since it told, not at all for 0. Of a stream whose rhythm is
+    /// unknown: a packet in each millisecond.
     pub fn margin_after(&self, ms: u64) -> u16 {
+        if ms == 0 {
+            return self.margin;
+        }
         let interval_us = if self.interval_us == 0 { 1000 } else { self.interval_us };
         // One more, because the first may have left right behind the answer.
         let packets = ms.saturating_mul(1000).div_ceil(interval_us).saturating_add(1);
-        u16::try_from(packets).unwrap_or(u16::MAX).max(self.margin)
+        u16::try_from(packets).unwrap_or(u16::MAX).saturating_add(self.margin)
     }
 }
 
@@ -80,8 +83,8 @@ pub struct GuardedStream {
     pub clock_rate: u32,
     /// RTP payload type of the last packet.
     pub payload_type: u8,
-    /// Packets beyond `highest` that may have gone out since it was told: for whoever hands the stream over to say, at
-    /// most 20 000. 0 in answers.
+    /// Packets beyond `highest` that may have gone out since it was told, at most 20 000. In answers those that are late by
+    /// the stream's own rhythm and may all come at once; [`Guard::margin_ms`] adds to them.
     pub margin: u16,
     /// The TURN channel that it goes through: its number, the server's address and port.
     pub channel: Option<(u16, IpAddr, u16)>,
@@ -182,6 +185,19 @@ pub struct HandedOver {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_margin_covers_what_is_sent_in_that_time_and_what_was_late_before() {
+        let row = |interval_us: u64, margin: u16| {
+            json!([0, "10.0.0.2", 1, 7, 5, interval_us, null, 8000, 8, margin])
+        };
+        let stream = |row| serde_json::from_value::<GuardedStream>(row).expect("a row");
+        let after =
+            |ms| [stream(row(20_000, 0)), stream(row(20_000, 2))].map(|stream| stream.margin_after(ms));
+        assert_eq!([after(45), after(90), after(40)], [[4, 6], [6, 8], [3, 5]]);
+        assert_eq!(after(0), [0, 2], "behind a fence: nothing left since");
+        assert_eq!(stream(row(0, 0)).margin_after(45), 46);
+    }
 
     #[test]
     fn a_stream_is_a_row_and_reads_back() {

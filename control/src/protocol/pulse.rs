@@ -25,6 +25,9 @@ pub struct Pulse {
     pub held_frames: u64,
     /// Bytes in the hold queues.
     pub held_bytes: u64,
+    /// RTP that went to the wire without waiting for a commit, frames since the process started.
+    #[serde(default)]
+    pub media_frames: u64,
     /// Frames of the guest's signalling that had to wait, since the process started.
     pub signalling: u64,
     /// The epoch of the last of them, 0 for none.
@@ -33,6 +36,9 @@ pub struct Pulse {
     pub unmuted_ns: Option<u64>,
     /// When the guest's first frame left after that, on any lane.
     pub first_frame_ns: Option<u64>,
+    /// When that frame had been taken from its ring: what lies between is the plane's own doing.
+    #[serde(default)]
+    pub first_taken_ns: Option<u64>,
     /// When its first RTP left after that.
     pub first_rtp_ns: Option<u64>,
 }

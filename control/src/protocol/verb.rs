@@ -29,6 +29,9 @@ pub struct Protect {
     /// Lease to begin with, milliseconds. A leased guest needs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub term_ms: Option<u64>,
+    /// See [`Lease::media_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_ms: Option<u64>,
     /// See [`Lease::since_ns`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since_ns: Option<u64>,
@@ -118,6 +121,9 @@ pub struct Unmute {
     /// Lease to begin with, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub term_ms: Option<u64>,
+    /// See [`Lease::media_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_ms: Option<u64>,
     /// See [`Lease::since_ns`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since_ns: Option<u64>,
@@ -134,6 +140,10 @@ pub struct Lease {
     pub generation: u64,
     /// Length, milliseconds, at most an hour.
     pub term_ms: u64,
+    /// For so long of it frames may bypass; behind that they wait for a renewal, and only what is committed leaves. The
+    /// standby's replay guard need not allow for more. Default: the whole term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_ms: Option<u64>,
     /// When the term began: `CLOCK_MONOTONIC` of this host, nanoseconds, read *before* the lease was asked
     /// for. Then no delay on the way makes it longer. Default: when the plane reads the line.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,19 +2,19 @@
 
 use super::refusal::FIRST_EPOCH_MAX;
 use super::{Guest, Member, Mode, Refusal, Rings, Then, Ticket};
-use crate::gate::{FENCE, Gate, NO_LEASE, Order};
+use crate::gate::{FENCE, Gate, Lease, NO_LEASE, Order};
 use std::sync::Arc;
 
 impl Guest {
     /// Begins protection in a new `generation`, inside a pause: the first epoch starts here. `first`: number
     /// it at least so. From `open` the frames before it pass; from `protected` they wait for a commit of the
-    /// new generation; behind a fence they are discarded, and `lease` must hold a deadline.
+    /// new generation; behind a fence they are discarded, and there must be a `lease`.
     pub fn begin_protect(
         &mut self,
         generation: u64,
         first: u64,
         vouched: bool,
-        lease: Option<u64>,
+        lease: Option<Lease>,
         now_tsc: u64,
     ) -> Result<Ticket, Refusal> {
         if self.mode == Mode::Muted {
@@ -31,14 +31,14 @@ impl Guest {
         }
         let fenced = self.is_fenced(now_tsc);
         match lease {
-            Some(deadline) if deadline <= now_tsc => return Err(Refusal::Late),
+            Some(lease) if lease.end <= now_tsc => return Err(Refusal::Late),
             None if fenced || self.leased => return Err(Refusal::Fenced),
             _ => {}
         }
         let open = first.max(self.open + 1);
         for member in &self.members {
-            if let Some(deadline) = lease {
-                member.gate.set_lease(deadline);
+            if let Some(lease) = lease {
+                member.gate.set_lease(lease);
             }
             member.gate.request_close(open - 1);
         }
@@ -74,14 +74,14 @@ impl Guest {
     }
 
     /// Ends the muting, in a new `generation`, open or `protected` at once. `first`: number the first epoch at least
-    /// so, because epochs are counted on from those of the dead primary. `lease`: a deadline to begin with; a guest
+    /// so, because epochs are counted on from those of the dead primary. `lease`: one to begin with; a guest
     /// that somebody fenced while it was muted needs one.
     pub fn begin_unmute(
         &mut self,
         generation: u64,
         protected: bool,
         first: u64,
-        lease: Option<u64>,
+        lease: Option<Lease>,
         now_tsc: u64,
     ) -> Result<Ticket, Refusal> {
         if self.mode != Mode::Muted {
@@ -94,14 +94,14 @@ impl Guest {
             return Err(Refusal::FirstEpoch);
         }
         match lease {
-            Some(deadline) if deadline <= now_tsc => return Err(Refusal::Late),
+            Some(lease) if lease.end <= now_tsc => return Err(Refusal::Late),
             None if self.is_fenced(now_tsc) => return Err(Refusal::Fenced),
             _ => {}
         }
         let open = first.max(self.open + 1);
         for member in &self.members {
-            if let Some(deadline) = lease {
-                member.gate.set_lease(deadline);
+            if let Some(lease) = lease {
+                member.gate.set_lease(lease);
             }
             member.gate.request_close(open - 1);
         }
@@ -125,25 +125,25 @@ impl Guest {
         self.begin(Order::Policy, Then::Nothing)
     }
 
-    /// Prolongs the lease to `deadline_tsc`. Refused once it has ended (I9: only a new generation helps).
-    pub fn lease(&mut self, generation: u64, deadline_tsc: u64, now_tsc: u64) -> Result<(), Refusal> {
+    /// Prolongs the lease to the moments of `lease`. Refused once it has ended (I9: only a new generation helps).
+    pub fn lease(&mut self, generation: u64, lease: impl Into<Lease>, now_tsc: u64) -> Result<(), Refusal> {
+        let lease = lease.into();
         if generation != self.generation {
             return Err(Refusal::Generation(self.generation));
         }
         if self.is_fenced(now_tsc) {
             return Err(Refusal::Fenced);
         }
-        if deadline_tsc <= now_tsc {
+        if lease.end <= now_tsc {
             return Err(Refusal::Late);
         }
         self.leased = true;
         for member in &self.members {
-            // A lease never shrinks: answers may come out of order.
-            let deadline = match member.gate.lease() {
-                NO_LEASE => deadline_tsc,
-                current => current.max(deadline_tsc),
+            let lease = match member.gate.whole_lease() {
+                Lease { end: NO_LEASE, .. } => lease,
+                current => current.or_later(lease),
             };
-            member.gate.set_lease(deadline);
+            member.gate.set_lease(lease);
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Guest {
         }
         gate.request_close(self.open - 1);
         gate.commit(self.committed, now_tsc);
-        gate.set_lease(self.members.first().map_or(NO_LEASE, |m| m.gate.lease()));
+        gate.set_lease(self.members.first().map_or(NO_LEASE.into(), |m| m.gate.whole_lease()));
         self.members.push(Member { gate, rings, joined: true });
         let lane = self.members.len() - 1;
         let order = match self.mode {

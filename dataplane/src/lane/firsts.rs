@@ -15,6 +15,7 @@ impl Firsts {
     /// The lane was unmuted at `now`.
     pub fn begin(&mut self, now: u64, counters: &Counters) {
         counters.first_frame_tsc.set(0);
+        counters.first_taken_tsc.set(0);
         counters.first_rtp_tsc.set(0);
         counters.unmuted_tsc.set(now);
         *self = Firsts { frame: true, rtp: true };
@@ -32,6 +33,7 @@ impl Firsts {
     fn look(&mut self, gone: &Gone<'_>, now: u64, counters: &Counters) {
         if std::mem::take(&mut self.frame) {
             counters.first_frame_tsc.set(now);
+            counters.first_taken_tsc.set(gone.runs().next().map_or(now, |(run, _)| run.received_tsc));
         }
         if gone.runs().any(|(run, _)| run.class == Class::Rtp) {
             counters.first_rtp_tsc.set(now);

@@ -55,7 +55,7 @@ where
             inbox.announced.add(gone.runs().map(|(_, frames)| frames).sum());
         });
         inbox.not_announced.add(stage.len() as u64);
-        if sent == Sent::Fenced {
+        if sent == Sent::Late {
             self.fall_fence();
         }
     }

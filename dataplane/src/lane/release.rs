@@ -23,10 +23,10 @@ where
         }
         loop {
             let now = self.clock.now();
-            let lease = self.shared.gate.lease();
+            let until = self.shared.gate.media();
             let (shared, classifier, clock) = (&self.shared, &mut self.classifier, &self.clock);
             let (firsts, histograms) = (&mut self.firsts, self.config.histograms);
-            let sent = egress::send(&mut self.egress.bypass, &mut self.wire, now, lease, |gone| {
+            let sent = egress::send(&mut self.egress.bypass, &mut self.wire, now, until, |gone| {
                 let sent_at = clock.now();
                 firsts.see(&gone, sent_at, &shared.counters);
                 for (run, n) in gone.runs() {
@@ -38,10 +38,7 @@ where
                 classifier.departed(gone.media(), sent_at);
             });
             match sent {
-                Sent::Fenced => {
-                    self.fall_fence();
-                    return true;
-                }
+                Sent::Late => return self.bypass_late(now),
                 // The wire is full: try again at the next poll.
                 Sent::Frames(_) if !self.egress.bypass.is_empty() => {
                     self.dirty = true;
@@ -54,6 +51,16 @@ where
                 }
             }
         }
+    }
+
+    /// The lease is not renewed as it should be: what bypasses waits until it is, or until it ends.
+    #[cold]
+    fn bypass_late(&mut self, now: u64) -> bool {
+        if now >= self.shared.gate.lease() {
+            self.fall_fence();
+        }
+        self.dirty = true;
+        true
     }
 
     /// Sends a chunk of what is committed. True when anything was done.
@@ -72,7 +79,8 @@ where
         if self.hold.head() < self.discard_before {
             return self.discard_some();
         }
-        // Nothing stands in front of a bypassed frame, and nothing leaves behind a fence or a muting.
+        // Nothing stands in front of a bypassed frame (not of one that waits for a renewal either: it may be of the same
+        // flow), and nothing leaves behind a fence or a muting.
         if self.fenced || self.mode == Mode::Muted || !self.egress.bypass.is_empty() {
             return false;
         }
@@ -112,7 +120,7 @@ where
             classifier.departed(gone.media(), sent_at);
         });
         self.dirty = true;
-        if sent == Sent::Fenced {
+        if sent == Sent::Late {
             self.fall_fence();
         }
         true

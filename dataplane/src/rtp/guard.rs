@@ -45,6 +45,9 @@ pub struct Inherited {
     pub channel: Option<Through>,
 }
 
+/// Who is silent for longer than this pauses, and does not make up for it.
+const OVERDUE_NS: u64 = 100_000_000;
+
 /// Largest [`Inherited::margin`].
 pub const MAX_MARGIN: u16 = 20_000;
 
@@ -158,8 +161,11 @@ pub struct GoneOut {
     pub port: u16,
     /// Synchronisation source.
     pub ssrc: u32,
-    /// Highest sequence number, extended by its wraps; of a stream that is still guarded, what its guard refuses.
+    /// Highest sequence number, extended by its wraps; of a stream that is still guarded, what its guard refuses. What the
+    /// lane has and could not send yet counts: it leaves as soon as the wire or the lease lets it.
     pub highest: u32,
+    /// Packets beyond it that are late by the stream's own rhythm: a guest that stood still sends them all at once.
+    pub overdue: u16,
     /// Mean time between two packets, nanoseconds; 0 while unknown.
     pub interval_ns: u64,
     /// A DTLS handshake came from its port.
@@ -183,7 +189,7 @@ impl StreamTable {
         {
             return None;
         }
-        let (mark, (mut stream, guard)) = seen.version.read(|| {
+        let (mark, (mut stream, guard, track, last_seen)) = seen.version.read(|| {
             let (track, name) = (Track(seen.track.get()), seen.name.get());
             let through = Through {
                 number: seen.channel.get() as u16,
@@ -195,13 +201,14 @@ impl StreamTable {
                 port: (name >> 16) as u16,
                 ssrc: (name >> 32) as u32,
                 highest: 0,
+                overdue: 0,
                 interval_ns: 0,
                 secure: track.is_secure(),
                 clock_rate: seen.clock_rate.get() as u32,
                 payload_type: track.payload_type(),
                 channel: (through.number != 0).then_some(through),
             };
-            (stream, track.is_guarded().then(|| Guard(seen.guard.get())))
+            (stream, track.is_guarded().then(|| Guard(seen.guard.get())), track, seen.last_seen.get())
         })?;
         if mark == 0 {
             return None;
@@ -210,9 +217,15 @@ impl StreamTable {
         stream.interval_ns = quality.delta_mean_ns;
         stream.highest = match (guard, quality.highest_sent) {
             (Some(guard), _) => guard.highest().into(),
-            (None, Some(highest)) if quality.last_sent_tsc >= since => highest,
+            (None, Some(sent)) if quality.last_sent_tsc.max(last_seen) >= since => {
+                let waiting = track.highest().wrapping_sub(sent as u16);
+                sent.wrapping_add(if waiting < MAX_DROPOUT { waiting.into() } else { 0 })
+            }
             _ => return None,
         };
+        let silent_ns = rate.ns(now.saturating_sub(last_seen)).min(OVERDUE_NS);
+        let overdue = silent_ns.checked_div(stream.interval_ns).unwrap_or(0).saturating_sub(1);
+        stream.overdue = u16::try_from(overdue).unwrap_or(u16::MAX);
         Some(stream)
     }
 }

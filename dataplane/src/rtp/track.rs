@@ -98,6 +98,11 @@ impl Track {
         self.0 & SECURE != 0
     }
 
+    /// Highest number, once promoted.
+    pub fn highest(self) -> u16 {
+        self.0 as u16
+    }
+
     /// Packets of the run that is under way.
     pub fn in_row(self) -> u8 {
         (self.0 >> 32) as u8

@@ -2,6 +2,7 @@
 //! The simulator looks for what nobody thought of; these say what is meant.
 
 mod announcements;
+mod media;
 mod rig;
 
 use rig::{GENERATION, Rig, TestFrame, arp, rtp, starting, tcp};
@@ -290,7 +291,7 @@ fn i9_the_fence_falls_without_any_other_thread() {
     rig.polls(5);
     assert_eq!(rig.wire.outbound.borrow().len(), 0, "a leased guest starts fenced");
     let now = rig.clock.now();
-    let ticket = rig.ledger.begin_protect(GENERATION + 1, 1, true, Some(now + 500), now).unwrap();
+    let ticket = rig.ledger.begin_protect(GENERATION + 1, 1, true, Some((now + 500).into()), now).unwrap();
     rig.done(ticket);
     rig.guest_sends(arp());
     rig.poll();
@@ -326,7 +327,7 @@ fn i9_only_a_new_lease_in_a_new_generation_lifts_the_fence_and_what_was_held_is_
     assert_eq!(rig.total().dropped[DropReason::Fenced as usize], 1);
     assert_eq!(rig.ledger.begin_protect(50, 1, true, None, 5000), Err(Refusal::Fenced));
     let now = rig.clock.now();
-    let ticket = rig.ledger.begin_protect(50, 1, true, Some(now + 1_000_000), now).unwrap();
+    let ticket = rig.ledger.begin_protect(50, 1, true, Some((now + 1_000_000).into()), now).unwrap();
     rig.done(ticket);
     rig.guest_sends(tcp(3, 0));
     let epoch = rig.close();

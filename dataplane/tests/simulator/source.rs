@@ -5,11 +5,16 @@
 use crate::random::Random;
 use crate::world::World;
 use std::sync::Arc;
-use tidegate_dataplane::gate::Gate;
+use tidegate_dataplane::gate::{FENCE, Gate, Lease, NO_LEASE};
 use tidegate_dataplane::guest::{Closer, Generations, Guest, Mode, Outcome, Refusal, Rings, Ticket};
 
 /// Terms of a lease, in ticks.
 const TERM: u64 = 3000;
+
+/// One that begins now; what bypasses may do so for a part of it.
+fn lease(now: u64) -> Lease {
+    Lease::new(now + TERM * 3 / 8, now + TERM)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -194,22 +199,22 @@ impl Source {
         let begun = if mode == Mode::Muted {
             let generation = w.source.generation(now, &mut w.random);
             w.muted = false;
-            let lease = w.source.leased.then_some(now + TERM);
+            let lease = w.source.leased.then(|| lease(now));
             let protected = w.source.guest().begin_unmute(generation, true, 1, lease, now);
             if protected.is_ok()
-                && let Some(deadline) = lease
+                && let Some(lease) = lease
             {
-                w.fence_at = deadline;
+                w.leased_until(lease);
             }
             protected.map(|ticket| State::Ordered { ticket, what: Ordered::Unmute })
         } else if wants_protection {
             let generation = w.source.generation(now, &mut w.random);
-            let lease = w.source.leased.then_some(now + TERM);
+            let lease = w.source.leased.then(|| lease(now));
             let begun = w.source.guest().begin_protect(generation, 1, vouched, lease, now);
             if begun.is_ok()
-                && let Some(deadline) = lease
+                && let Some(lease) = lease
             {
-                w.fence_at = deadline;
+                w.leased_until(lease);
             }
             begun.map(|ticket| State::Ordered { ticket, what: Ordered::Protect { fenced } })
         } else {
@@ -362,8 +367,8 @@ impl Source {
         w.source.renew_at = w.now + TERM / 4;
         let (generation, now) = (w.source.guest().generation(), w.now);
         let lost = w.random.once_in(8);
-        if !lost && w.source.guest().lease(generation, now + TERM, now).is_ok() {
-            w.fence_at = now + TERM;
+        if !lost && w.source.guest().lease(generation, lease(now), now).is_ok() {
+            w.leased_until(lease(now));
         }
     }
 
@@ -382,7 +387,7 @@ impl Source {
                 let release = w.random.once_in(2);
                 if let Ok(ticket) = w.source.guest().begin_unprotect(release, true) {
                     w.open = true;
-                    w.fence_at = u64::MAX;
+                    w.leased_until(NO_LEASE.into());
                     w.source.state = State::Ordered { ticket, what: Ordered::Unprotect };
                 }
             }
@@ -425,7 +430,7 @@ impl World {
         self.source.fresh = true;
         self.open = false;
         self.muted = false;
-        self.fence_at = if self.source.leased { 0 } else { u64::MAX };
+        self.leased_until(if self.source.leased { FENCE } else { NO_LEASE }.into());
         self.source.state = if self.running { Source::run_on(self) } else { State::Paused };
     }
 

@@ -6,6 +6,7 @@ use crate::source::Source;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use tidegate_dataplane::gate::Lease;
 
 pub const LANES: usize = 2;
 
@@ -111,6 +112,8 @@ pub struct World {
     pub muted: bool,
     /// The truth about the lease: after this moment nothing may leave.
     pub fence_at: u64,
+    /// After this moment nothing may bypass.
+    pub media_until: u64,
     pub source: Source,
     pub wire_blocked: bool,
     /// The control side stands still: the source does nothing for a while.
@@ -137,6 +140,7 @@ impl World {
             open: false,
             muted: false,
             fence_at: if leased { 0 } else { u64::MAX },
+            media_until: u64::MAX,
             source: Source::new(leased, &mut random),
             wire_blocked: false,
             control_stalls: 0,
@@ -147,6 +151,11 @@ impl World {
             depth: 0,
             random,
         }
+    }
+
+    /// The plane was given this lease.
+    pub fn leased_until(&mut self, lease: Lease) {
+        (self.media_until, self.fence_at) = (lease.media, lease.end);
     }
 
     pub fn frames_alive(&self) -> i64 {
@@ -249,6 +258,11 @@ impl World {
             now < self.fence_at,
             "seed {seed}: I9: {made:?} left at {now}, the lease ended {}",
             self.fence_at
+        );
+        assert!(
+            made.kind != Kind::Arp || now < self.media_until,
+            "seed {seed}: {made:?} bypassed at {now}, which it might until {}",
+            self.media_until
         );
         assert!(!self.muted, "seed {seed}: {made:?} left a muted guest");
         if made.kind == Kind::Tcp {

@@ -55,7 +55,7 @@ impl Replication {
         hosts: &[Host; 2],
         victim: Option<Victim>,
     ) -> Result<Replication> {
-        Replication::start_paced(means, network, hosts, victim, "--interval 100ms")
+        Replication::start_paced(means, network, hosts, victim, "--interval 50ms")
     }
 
     /// The same with the words for `tidegate replicate` that say when checkpoints come.

@@ -119,6 +119,7 @@ impl Report {
             "decision_ms": self.reported("decision_ms"),
             "run_ms": self.reported("run_ms"),
             "first_frame_ms": self.reported("first_frame_ms"),
+            "own_share_ms": self.reported("own_share_ms"),
             "first_rtp_ms": self.reported("first_rtp_ms"),
             "promotions": trials.iter().filter(|trial| trial.promotion.is_some()).count(),
             "both_spoke": Report::sum(trials, |trial| trial.both_spoke),

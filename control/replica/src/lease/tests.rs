@@ -3,8 +3,13 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 const MS: u64 = 1_000_000;
-const TERMS: Terms =
-    Terms { term_ms: 100, drift_ppm: 1000, margin: Duration::ZERO, drain: Duration::from_millis(2) };
+const TERMS: Terms = Terms {
+    term_ms: 100,
+    media_ms: 40,
+    drift_ppm: 1000,
+    margin: Duration::ZERO,
+    drain: Duration::from_millis(2),
+};
 
 fn landlord() -> Landlord {
     let mut landlord = Landlord::new(TERMS, 0, Former::Nobody);
@@ -16,14 +21,23 @@ fn landlord() -> Landlord {
 fn a_grant_counts_from_its_request_and_once() {
     let mut tenant = Tenant::new();
     let (first, second) = (tenant.request(10), tenant.request(20));
-    assert_eq!(tenant.granted(second + 1, 100), None, "unknown");
-    assert_eq!(tenant.granted(second, 100), Some(Lease { since_ns: 20, term_ms: 100 }));
-    assert_eq!(tenant.granted(second, 100), None, "repeated");
-    assert_eq!(tenant.granted(first, 100), None, "older than one that came");
+    assert_eq!(tenant.granted(second + 1, 100, 40), None, "unknown");
+    assert_eq!(tenant.granted(second, 100, 40), Some(Lease { since_ns: 20, term_ms: 100, media_ms: 40 }));
+    assert_eq!(tenant.granted(second, 100, 40), None, "repeated");
+    assert_eq!(tenant.granted(first, 100, 40), None, "older than one that came");
     let third = tenant.request(30);
     assert_eq!(tenant.surrender(), third);
-    assert_eq!(tenant.granted(third, 100), None, "given up");
+    assert_eq!(tenant.granted(third, 100, 40), None, "given up");
     assert!(tenant.request(40) > third);
+}
+
+#[test]
+fn frames_bypass_for_half_of_a_term_and_for_no_less_than_two_beats() {
+    let ms = Duration::from_millis;
+    let of = |term, media: Option<u64>, beat| Terms::of(ms(term), media.map(ms), ms(beat)).media_ms;
+    assert_eq!([of(90, None, 20), of(100, None, 20), of(90, None, 30)], [45, 50, 67]);
+    assert_eq!([of(90, Some(30), 20), of(90, Some(500), 20), of(40, None, 20)], [30, 90, 40]);
+    assert_eq!(Tenant { newest: 1, asked: [(1, 5)].into() }.granted(1, 90, 500).unwrap().media_ms, 90);
 }
 
 #[test]
@@ -110,10 +124,12 @@ struct Primary {
     incarnation: u64,
     /// The plane's: what every process of this host has given it.
     lease_end: u64,
+    /// Until when frames may bypass.
+    media_end: u64,
 }
 
 enum Message {
-    Request { incarnation: u64, seq: u64 },
+    Request { incarnation: u64, seq: u64, asked: u64 },
     Surrender { incarnation: u64, upto: u64 },
     Grant { incarnation: u64, seq: u64, term_ms: u64 },
 }
@@ -175,6 +191,8 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
     let mut steps = steps.into_iter();
     let mut next = steps.next();
     let mut now = 0;
+    // The newest report of what went out was made then, by the primary's clock: it comes with its beat.
+    let mut reported = 0;
     let idle = now + 100_000 * MS;
     while now < idle {
         // The next thing to happen: an arrival, a step, or the landlord's time.
@@ -199,12 +217,15 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
             let until = primary.lease_end + TERMS.drain.as_nanos() as u64;
             let silent = there(now) >= until;
             prop_assert!(silent, "promoted {} ns too early", until.saturating_sub(there(now)));
+            let guarded = reported + TERMS.media_ms * MS;
+            prop_assert!(primary.media_end <= guarded, "{} ns unguarded", primary.media_end - guarded);
             return Ok(true);
         }
         if arrival == Some(at) {
             let Some((_, message)) = flying.pop_first() else { break };
             match message {
-                Message::Request { incarnation, seq } => {
+                Message::Request { incarnation, seq, asked } => {
+                    reported = reported.max(asked);
                     if let Answer::Grant { seq, term_ms } = landlord.ask(here(now), incarnation, seq) {
                         landlord.sent(here(now));
                         fly(
@@ -219,10 +240,11 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
                     landlord.surrendered(here(now), incarnation, upto);
                 }
                 Message::Grant { incarnation, seq, term_ms } if incarnation == primary.incarnation => {
-                    if let Some(lease) = primary.tenant.granted(seq, term_ms) {
+                    if let Some(lease) = primary.tenant.granted(seq, term_ms, TERMS.media_ms) {
                         // The plane: a fence is left only by protecting anew, which any later grant may be used for.
                         if lease.end_ns() > there(now) {
                             primary.lease_end = primary.lease_end.max(lease.end_ns());
+                            primary.media_end = primary.media_end.max(lease.since_ns + lease.media_ms * MS);
                         }
                     }
                 }
@@ -233,8 +255,9 @@ fn run(steps: Vec<(u64, Step)>, drifts: (i64, i64), delays: Vec<Option<u64>>) ->
         let Some((_, step)) = next.take() else { break };
         match step {
             Step::Ask(delay) => {
-                let seq = primary.tenant.request(there(now));
-                fly(&mut flying, now, delay, Message::Request { incarnation: primary.incarnation, seq });
+                let (incarnation, asked) = (primary.incarnation, there(now));
+                let seq = primary.tenant.request(asked);
+                fly(&mut flying, now, delay, Message::Request { incarnation, seq, asked });
             }
             Step::Surrender(delay) => {
                 // What left before the fence is in the ring as long as that drains.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_control::protocol::GuardReport;
 
 /// Version of the protocol; both sides must speak the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Longest guest or node name, bytes.
 pub const NAME_MAX: usize = 64;
@@ -223,6 +223,8 @@ pub enum Down {
         seq: u64,
         /// Milliseconds from when the beat was sent.
         term_ms: u64,
+        /// Milliseconds from then on for which frames may bypass, no more than `term_ms`.
+        media_ms: u64,
     },
     /// No lease for beat `seq`.
     Denied {

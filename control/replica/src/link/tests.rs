@@ -94,7 +94,7 @@ fn converse(dialed: &mut Dialed, accepted: &mut Accepted) {
         let beat = Up::Beat(Beat { seq, ..Beat::default() });
         dialed.up.send(&beat).unwrap();
         assert_eq!(patient(|| accepted.up.receive()).unwrap(), beat);
-        let grant = Down::Grant { seq, term_ms: 100 };
+        let grant = Down::Grant { seq, term_ms: 100, media_ms: 50 };
         accepted.down.send(&grant).unwrap();
         assert_eq!(patient(|| dialed.down.receive()).unwrap(), grant);
     }

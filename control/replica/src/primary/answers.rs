@@ -5,7 +5,6 @@ use super::{News, Primary};
 use crate::link::LinkError;
 use crate::link::message::Down;
 use crate::link::wire::Receiver;
-use crate::plane::Term;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -42,7 +41,7 @@ fn hear(primary: &Primary, message: Down) -> Result<(), String> {
                 "the standby grants leases, and a witness is to: say --decide witness on both hosts".into()
             );
         }
-        Down::Grant { seq, term_ms } => granted(primary, seq, term_ms),
+        Down::Grant { seq, term_ms, media_ms } => granted(primary, seq, term_ms, media_ms),
         Down::Denied { reason, .. } => log::debug!("no lease: {reason}"),
         Down::Acked { id, length, checksum, digest } => {
             primary.chronicle.step("acknowledged", id.epoch);
@@ -70,14 +69,13 @@ fn hear(primary: &Primary, message: Down) -> Result<(), String> {
 }
 
 /// A lease came: the plane is told, where the guest is under one.
-pub fn granted(primary: &Primary, seq: u64, term_ms: u64) {
-    let Some(lease) = primary.tenant().granted(seq, term_ms) else { return };
+pub fn granted(primary: &Primary, seq: u64, term_ms: u64, media_ms: u64) {
+    let Some(lease) = primary.tenant().granted(seq, term_ms, media_ms) else { return };
     *primary.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     if !primary.leased.load(Relaxed) {
         return;
     }
-    let term = Term { since_ns: lease.since_ns, term_ms: lease.term_ms };
-    match primary.plane.lease(primary.generation.load(Relaxed), term) {
+    match primary.plane.lease(primary.generation.load(Relaxed), lease) {
         Ok(()) => primary.bound.store(true, Relaxed),
         // Too late: the fence has fallen. The next pause begins a new generation.
         Err(error) => log::debug!("the lease came and was not taken: {error}"),

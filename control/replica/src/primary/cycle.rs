@@ -37,6 +37,8 @@ pub struct Cycle<'p> {
     /// The standby's name.
     standby: String,
     urged: bool,
+    /// What [`Primary::media_frames`] was at the last checkpoint.
+    media_frames: u64,
     /// One was taken that is not handed to the link.
     unsent: Option<CheckpointId>,
     closed_frames: u64,
@@ -73,6 +75,7 @@ impl<'p> Cycle<'p> {
             last: None,
             standby: String::new(),
             urged: false,
+            media_frames: 0,
             unsent: None,
             closed_frames: 0,
         }
@@ -190,11 +193,9 @@ impl<'p> Cycle<'p> {
     }
 
     fn output(&self) -> Output {
-        match self.primary.held_frames.load(Relaxed) {
-            0 => Output::Idle,
-            _ if self.urged => Output::Urges,
-            _ => Output::Waits,
-        }
+        let primary = self.primary;
+        let media = primary.media_frames.load(Relaxed) != self.media_frames;
+        Output::of(primary.held_frames.load(Relaxed), self.urged, media)
     }
 
     /// Waits for the moment of the next checkpoint.
@@ -224,6 +225,7 @@ impl<'p> Cycle<'p> {
     fn checkpoint(&mut self, loads: &SyncSender<Freight>) -> Result<(), Over> {
         let primary = self.primary;
         self.urged = false;
+        self.media_frames = primary.media_frames.load(Relaxed);
         let mut pause = Pause::default();
         let taken = self.pause(&mut pause);
         self.ran = Instant::now();

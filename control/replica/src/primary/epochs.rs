@@ -2,7 +2,7 @@
 
 use super::Primary;
 use crate::checkpoint::CheckpointId;
-use crate::plane::{Term, monotonic_ns};
+use crate::plane::monotonic_ns;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What a pause closed.
@@ -45,16 +45,14 @@ impl Epochs {
             return Ok(Ended { id: closed.id, begins: false, frames: closed.frames });
         }
         let leased = primary.leased.load(Relaxed) || pulse.fenced;
-        let term = match (leased && primary.wants_lease(), primary.lease()) {
+        let lease = match (leased && primary.wants_lease(), primary.lease()) {
             (false, _) => None,
-            (true, Some(lease)) if lease.end_ns() > monotonic_ns() => {
-                Some(Term { since_ns: lease.since_ns, term_ms: lease.term_ms })
-            }
+            (true, Some(lease)) if lease.end_ns() > monotonic_ns() => Some(lease),
             (true, _) => return Err("the guest is under a lease, and none has come yet".into()),
         };
-        let id = primary.plane.protect(pulse.epoch + 1, self.vouched, term).map_err(|e| e.to_string())?;
+        let id = primary.plane.protect(pulse.epoch + 1, self.vouched, lease).map_err(|e| e.to_string())?;
         primary.generation.store(id.generation, Relaxed);
-        primary.bound.store(term.is_some(), Relaxed);
+        primary.bound.store(lease.is_some(), Relaxed);
         self.protects = Some(id.generation);
         Ok(Ended { id, begins: true, frames: 0 })
     }

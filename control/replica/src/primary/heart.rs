@@ -29,8 +29,11 @@ pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
             Life::Lives(pulse) => lives(primary, &mut up, &pulse, n, &mut since),
             Life::Unknown => Ok(()),
             Life::Gone(reason) => {
-                // Behind the fence nothing leaves any more: what has left is known without a margin.
-                let _ = report(primary, &mut up, None, Up::Settled);
+                // Behind the fence nothing leaves any more: what has left is known without a margin. A plane that has
+                // ended tells nothing.
+                if !primary.plane.is_dead() {
+                    let _ = report(primary, &mut up, None, Up::Settled);
+                }
                 let upto = primary.tenant().surrender();
                 let _ = up.send(&Up::Surrender { upto, reason: reason.clone() });
                 primary.tell(News::Gone(reason));
@@ -61,6 +64,10 @@ pub enum Life {
 pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     if primary.vm.is_gone() {
         return fenced(primary, &format!("{} has ended", primary.vm.who()));
+    }
+    // Asked first: whoever waits for its answer now learns of its end when the last of it is gone.
+    if primary.plane.is_dead() {
+        return Life::Gone("the plane has ended".into());
     }
     let dead_after = primary.args.link.dead_after;
     match primary.vm.look(dead_after / 2) {
@@ -101,6 +108,7 @@ fn lives(
     since: &mut Option<u64>,
 ) -> Result<(), LinkError> {
     primary.held_frames.store(pulse.held_frames, Relaxed);
+    primary.media_frames.store(pulse.media_frames, Relaxed);
     // The lease counts from here, and the standby hears what went out until later than this before it grants: so it
     // knows all that went out but what leaves within the term.
     let seq = primary.tenant().request(monotonic_ns());

@@ -86,8 +86,8 @@ fn beat(primary: &Primary, mut up: Sender<Up>, over: &AtomicBool) {
 fn hear(primary: &Primary, mut down: Receiver<Down>) {
     loop {
         match down.receive() {
-            Ok(Down::Grant { seq, term_ms }) => {
-                answers::granted(primary, seq, term_ms);
+            Ok(Down::Grant { seq, term_ms, media_ms }) => {
+                answers::granted(primary, seq, term_ms, media_ms);
                 let alone = seq >= primary.unnamed_from.load(Relaxed) && primary.named().is_none();
                 if alone && primary.bound.load(Relaxed) && !primary.alone.swap(true, Relaxed) {
                     primary.tell(News::GivenBack(

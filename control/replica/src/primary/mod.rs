@@ -101,6 +101,8 @@ pub struct Primary {
     stopping: AtomicBool,
     generation: AtomicU64,
     held_frames: AtomicU64,
+    /// RTP that bypassed, as the plane counts it.
+    media_frames: AtomicU64,
     /// The standby that has every committed checkpoint, for the witness.
     standby: Mutex<Option<String>>,
     /// The first request to the witness that named none, since there was one.
@@ -222,6 +224,7 @@ impl Primary {
             stopping: AtomicBool::new(false),
             generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
             held_frames: AtomicU64::new(0),
+            media_frames: AtomicU64::new(0),
             standby: Mutex::new(None),
             unnamed_from: AtomicU64::new(u64::MAX),
             alone: AtomicBool::new(false),

@@ -41,9 +41,11 @@ fn inherit(standby: &Standby, report: &GuardReport, margin_ms: u64) {
     }
 }
 
-/// How long the primary may have sent since it made a report: to the end of the lease that its next beat asks for.
+/// How long frames may have bypassed since the primary made a report: until the moment that the lease of its next beat
+/// has for them, which is asked for before the report is made. A witness's leases have no such moment.
 fn margin_ms(standby: &Standby) -> u64 {
-    standby.landlord().terms().term_ms
+    let terms = standby.landlord().terms();
+    if grants(standby.rules.decide) { terms.media_ms } else { terms.term_ms }
 }
 
 fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
@@ -61,7 +63,8 @@ fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
     let answer = standby.landlord().ask(now, incarnation, beat.seq);
     match answer {
         Answer::Grant { seq, term_ms } => {
-            standby.say(&Down::Grant { seq, term_ms });
+            let media_ms = standby.landlord().terms().media_ms;
+            standby.say(&Down::Grant { seq, term_ms, media_ms });
             standby.landlord().sent(monotonic_ns());
         }
         Answer::Denied { seq, reason } => {

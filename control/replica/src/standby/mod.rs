@@ -86,6 +86,8 @@ pub struct StandingArgs {
     pub link: LinkArgs,
     /// Length of a grant.
     pub term: Duration,
+    /// For how long of it frames may bypass.
+    pub media_term: Option<Duration>,
     /// Hold at once after a promotion.
     pub protected: bool,
     /// This process's own socket.
@@ -199,8 +201,8 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     let limits = BulkLimits { device_max: u64::from(args.device_mib) << 20, ram_pages };
     let backup = qemu::Qemu::new(vm, image, args.disk_hook);
     let chronicle = Chronicle::new("standby", args.vm.json);
-    let StandbyArgs { listen, link, term, protected, desk, .. } = args;
-    let args = StandingArgs { listen, link, term, protected, desk };
+    let StandbyArgs { listen, link, term, media_term, protected, desk, .. } = args;
+    let args = StandingArgs { listen, link, term, media_term, protected, desk };
     stand(args, plane, Arc::new(backup), limits, chronicle, orders)
 }
 
@@ -231,10 +233,7 @@ fn stand(
     chronicle: Chronicle,
     orders: &Orders,
 ) -> Result<End, String> {
-    let terms = Terms {
-        term_ms: u64::try_from(args.term.as_millis()).unwrap_or(u64::MAX).max(1),
-        ..Terms::default()
-    };
+    let terms = Terms::of(args.term, args.media_term, args.link.beat);
     let former = Former::Unknown { term_ms: terms.term_ms };
     let node = node(args.link.node.as_deref())?;
     let incarnation = dial::incarnation().map_err(|e| e.to_string())?;

@@ -108,7 +108,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     if let Some(stopper) = standby.view().stopper.take() {
         stopper.stop();
     }
-    let (first_frame, first_rtp) = firsts(standby, unmuted);
+    let Firsts { taken, frame, rtp } = firsts(standby, unmuted);
     standby.backup.promoted();
     let span = |from: u64, to: u64| ms(Duration::from_nanos(to.saturating_sub(from)));
     let since = |at: Option<u64>| at.map(|at| span(running, at));
@@ -120,7 +120,9 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
             "detection_ms": silent_ns as f64 / 1e6, "decision_ms": span(decided, free),
             "apply_ms": ms(apply), "load_ms": ms(load), "loaded_after_ms": span(decided, loaded),
             "unmute_ms": span(free, unmuted), "run_ms": span(unmuted, running),
-            "first_frame_ms": since(first_frame), "first_rtp_ms": since(first_rtp),
+            "first_frame_ms": since(frame), "first_rtp_ms": since(rtp),
+            // The plane's alone: from the moment at which it had that frame to the wire's driver.
+            "own_share_ms": frame.zip(taken).map(|(frame, taken)| span(taken, frame)),
             "all_ms": silent_ns as f64 / 1e6 + span(decided, running),
         }),
     );
@@ -139,14 +141,25 @@ fn wait_out(standby: &Standby) -> Result<(), Hindrance> {
     }
 }
 
-/// When the first frame and the first RTP frame left.
-fn firsts(standby: &Standby, unmuted: u64) -> (Option<u64>, Option<u64>) {
+/// Moments of the plane after the promotion.
+#[derive(Default)]
+struct Firsts {
+    /// The first frame was taken from its ring.
+    taken: Option<u64>,
+    /// It left.
+    frame: Option<u64>,
+    /// The first RTP left.
+    rtp: Option<u64>,
+}
+
+fn firsts(standby: &Standby, unmuted: u64) -> Firsts {
     let deadline = Instant::now() + FIRSTS_WITHIN;
-    let mut seen = (None, None);
-    while Instant::now() < deadline && (seen.0.is_none() || seen.1.is_none()) {
+    let mut seen = Firsts::default();
+    while Instant::now() < deadline && (seen.frame.is_none() || seen.rtp.is_none()) {
         if let Ok(pulse) = standby.plane.pulse() {
             let after = |at: Option<u64>| at.filter(|at| *at >= unmuted.saturating_sub(1_000_000_000));
-            seen = (after(pulse.first_frame_ns), after(pulse.first_rtp_ns));
+            let (taken, frame) = (after(pulse.first_taken_ns), after(pulse.first_frame_ns));
+            seen = Firsts { taken, frame, rtp: after(pulse.first_rtp_ns) };
         }
         std::thread::sleep(Duration::from_millis(2));
     }

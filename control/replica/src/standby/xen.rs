@@ -56,8 +56,8 @@ pub fn run(args: XenReceiveArgs, orders: &Orders) -> Result<End, String> {
         loaded: AtomicBool::new(false),
     };
     let chronicle = Chronicle::new("xen-receive", args.json);
-    let XenReceiveArgs { listen, link, term, protected, desk, .. } = args;
-    let args = StandingArgs { listen, link, term, protected, desk };
+    let XenReceiveArgs { listen, link, term, media_term, protected, desk, .. } = args;
+    let args = StandingArgs { listen, link, term, media_term, protected, desk };
     // Of the frames of QEMU's checkpoints none is taken.
     let limits = BulkLimits { device_max: 0, ram_pages: 0 };
     stand(args, plane, Arc::new(domain), limits, chronicle, orders)

@@ -9,8 +9,13 @@ use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
 const MS: u64 = 1_000_000;
-const TERMS: Terms =
-    Terms { term_ms: 100, drift_ppm: 1000, margin: Duration::ZERO, drain: Duration::from_millis(2) };
+const TERMS: Terms = Terms {
+    term_ms: 100,
+    media_ms: 100,
+    drift_ppm: 1000,
+    margin: Duration::ZERO,
+    drain: Duration::from_millis(2),
+};
 
 fn caller(node: &str, incarnation: u64) -> Caller {
     Caller { node: node.to_owned(), incarnation }
@@ -252,7 +257,7 @@ fn run(steps: Vec<(u64, Step)>, ppm: [i64; 3], delays: Vec<Option<u64>>) -> Resu
                 }
                 Message::Grant(n, incarnation, seq, term_ms) if incarnation == nodes[n].incarnation => {
                     let own = clock(now, nodes[n].ppm);
-                    let lease = nodes[n].tenant.granted(seq, term_ms);
+                    let lease = nodes[n].tenant.granted(seq, term_ms, term_ms);
                     let fenced = own >= nodes[n].lease_end;
                     // A renewal does not lift a fence.
                     let usable = !fenced || nodes[n].asked.get(&seq) != Some(&Request::Renewal);
@@ -393,7 +398,7 @@ fn a_witness_serves_primary_and_standby_over_the_link() {
     // A renewal is granted at once, and the standby's beats are noted.
     alpha.up.send(&Up::Beat(beat(1, true, Some("beta")))).unwrap();
     let term_ms = until(&mut alpha, |down| match down {
-        Down::Grant { seq: 1, term_ms } => Some(*term_ms),
+        Down::Grant { seq: 1, term_ms, .. } => Some(*term_ms),
         _ => None,
     });
     assert_eq!(term_ms, 300);

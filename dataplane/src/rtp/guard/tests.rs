@@ -199,6 +199,39 @@ fn a_primary_tells_what_went_out_and_a_promoted_standby_what_it_still_guards() {
 }
 
 #[test]
+fn what_the_lane_could_not_send_yet_is_told_with_what_went_out() {
+    let mut bench = bench();
+    for n in 65520..65536u32 {
+        bench.rtp(n as u16);
+        bench.1 += 19 * MS;
+    }
+    let since = bench.1;
+    for n in 0..3 {
+        // Its verdict is to bypass, and the wire or the lease lets nothing go.
+        let frame = sample::udp(40000, 5004, &sample::rtp(n, 7));
+        bench.1 += 20 * MS;
+        assert_eq!(bench.0.classify(&Chain::whole(&frame), bench.1).verdict, Verdict::Bypass);
+    }
+    assert_eq!(bench.gone_out(since)[0].highest, 65538, "it leaves with the next renewal, all at once");
+}
+
+#[test]
+fn packets_that_are_late_by_the_rhythm_of_their_stream_are_told_of() {
+    let mut bench = bench();
+    (0..20).for_each(|n| {
+        bench.rtp(n);
+        bench.1 += 19 * MS;
+    });
+    let mut after = |ms: u64| {
+        bench.1 += ms * MS;
+        let told = bench.gone_out(0)[0];
+        bench.1 -= ms * MS;
+        told.overdue
+    };
+    assert_eq!([after(0), after(30), after(50), after(1000)], [0, 1, 2, 4]);
+}
+
+#[test]
 fn a_port_that_shook_hands_by_dtls_sends_srtp() {
     let mut bench = bench();
     let mut record = vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 40];
