@@ -2,7 +2,7 @@
 //! what `xl migrate-receive` would.
 
 use crate::proxy::Proxy;
-use crate::rig::{Rig, guest, within};
+use crate::rig::{Client, Rig, guest, within};
 use crate::writer;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -302,6 +302,11 @@ impl Pair {
     /// Mode, and the open epoch, of the primary's guest.
     pub fn stands(&self) -> (&'static str, u64) {
         self.primary.plane.guests[0].with(|guest| (guest.mode().name(), guest.open_epoch()))
+    }
+
+    /// What the backup's process says of itself.
+    pub fn status(&self) -> Value {
+        Client::connect(&self.dir.path().join("receive.sock")).grant("status", serde_json::json!({}))
     }
 
     pub fn pulse(&self, rig: &Rig) -> Value {

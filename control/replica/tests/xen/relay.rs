@@ -90,7 +90,7 @@ fn a_checkpoint_that_had_begun_before_the_pipe_was_narrow_commits_nothing() {
     pair.write(&writer::body(2, 3));
     // xl was faster than this side: the next one is in the pipe behind the end.
     pair.primary.send(0, 2);
-    let both = [writer::end(), writer::body(2, 4)].concat();
+    let both = [writer::end(), writer::body(2, 4), writer::end()].concat();
     pair.write(&both);
     assert!(pair.send.event("merged", |_| true)["reason"].as_str().unwrap().contains("narrow"));
     assert_eq!(pair.primary.wire_sees(0, 1), [1]);

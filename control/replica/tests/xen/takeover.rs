@@ -15,10 +15,8 @@ fn under_a_lease() -> Pair {
     pair.checkpoint(2);
     pair.acknowledged();
     pair.narrow();
-    assert!(
-        within(SOON, || !pair.pulse(&pair.primary)["lease_left_ms"].is_null()),
-        "the lease reaches the plane"
-    );
+    let bound = || pair.status()["primary_leased"] == true;
+    assert!(within(SOON, bound), "the lease reaches the plane, and the backup knows");
     pair
 }
 
