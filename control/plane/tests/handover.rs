@@ -221,7 +221,8 @@ fn a_hundred_thousand_streams_are_handed_over_and_told_again_in_parts() {
                 null,
                 8000,
                 8,
-                1
+                1,
+                null
             ])
         };
         let rows: Vec<Value> = (part * 1000..(part + 1) * 1000).map(row).collect();
