@@ -1,12 +1,12 @@
 //! The VM's monitor, shared by whoever drives it and whoever watches that it lives.
 
 use crate::plane::monotonic_ns;
-use crate::qmp::{Qmp, QmpError, RunState};
+use crate::qmp::{Event, Qmp, QmpError, RunState};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -16,6 +16,7 @@ pub struct Vm {
     qmp: Mutex<Qmp>,
     answered_ns: AtomicU64,
     gone: AtomicBool,
+    shut_down: AtomicBool,
 }
 
 /// The monitor, for as long as one keeps it.
@@ -45,7 +46,11 @@ impl Driving<'_> {
     }
 
     /// Notes what an answer says of QEMU's life, and hands it on.
-    pub fn noting<T>(&self, result: Result<T, QmpError>) -> Result<T, QmpError> {
+    pub fn noting<T>(&mut self, result: Result<T, QmpError>) -> Result<T, QmpError> {
+        // Before anybody learns that QEMU is gone: its last word may still lie in the connection.
+        if let Ok(Some(_)) = self.qmp.wait_event(Instant::now(), says_that_the_guest_ended) {
+            self.vm.shut_down.store(true, Relaxed);
+        }
         match &result {
             Ok(_) => self.answered(),
             Err(error) if error.is_final() => self.vm.gone.store(true, Relaxed),
@@ -55,11 +60,24 @@ impl Driving<'_> {
     }
 }
 
+/// What RAM takes at most in QEMU's stream (`--full`), bytes.
+pub fn streamed_ram(vm: &Vm) -> Result<u64, String> {
+    let size = vm.drive().memory_size().map_err(|e| e.to_string())?;
+    // Each page has a header there.
+    Ok(size + size / 64)
+}
+
+/// The guest itself wanted to end. Whoever ends QEMU, and a guest that panics, did not ask it.
+fn says_that_the_guest_ended(event: &Event) -> bool {
+    let by_its_own_will = matches!(event.data["reason"].as_str(), Some("guest-shutdown" | "guest-reset"));
+    event.name == "SHUTDOWN" && event.data["guest"] == true && by_its_own_will
+}
+
 impl Vm {
     /// Connects to QEMU's monitor within `timeout`.
     pub fn connect(monitor: &Path, timeout: Duration) -> Result<Vm, QmpError> {
         let qmp = Mutex::new(Qmp::connect(monitor, timeout)?);
-        Ok(Vm { qmp, answered_ns: AtomicU64::new(monotonic_ns()), gone: AtomicBool::new(false) })
+        Ok(Vm { qmp, answered_ns: AtomicU64::new(monotonic_ns()), gone: AtomicBool::new(false), shut_down: AtomicBool::new(false) })
     }
 
     /// Takes the monitor, waiting for whoever has it.
@@ -92,6 +110,11 @@ impl Vm {
     /// Since QEMU's last answer.
     pub fn silent_for(&self) -> Duration {
         Duration::from_nanos(monotonic_ns().saturating_sub(self.answered_ns.load(Relaxed)))
+    }
+
+    /// The guest has shut down in order: that is no death.
+    pub fn has_shut_down(&self) -> bool {
+        self.shut_down.load(Relaxed)
     }
 
     /// The monitor has ended: QEMU is gone, or will never answer again.

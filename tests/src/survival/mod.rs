@@ -3,7 +3,8 @@
 //! A [`network::Network`] ties two [`host::Host`]s to a bridge and a peer. Each [`trial`] starts the same booted guest
 //! ([`host::Snapshot`]) on the first, replicates it to the second ([`replication`]), runs transactions
 //! ([`client`], [`account`]), transfers ([`transfer`]) and a call ([`call`]) through it, and lets a [`blow`] fall. What
-//! the peers met and what two captures show ([`seen`]) is the [`outcome`]; a [`report`] sums up.
+//! the peers met and what two captures show ([`seen`]) is the [`outcome`]; a [`report`] sums up. A test that leads a
+//! replication step by step takes a [`pair`].
 
 pub mod account;
 pub mod blow;
@@ -15,6 +16,7 @@ pub mod host;
 pub mod mark;
 pub mod network;
 pub mod outcome;
+pub mod pair;
 pub mod relay;
 pub mod replication;
 pub mod report;

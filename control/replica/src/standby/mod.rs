@@ -23,7 +23,7 @@ use crate::link::wire::Sender;
 use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{dial_witness, keys, node, patience};
-use crate::vm::Vm;
+use crate::vm::{Vm, streamed_ram};
 use decide::{Order, Rules};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -150,8 +150,9 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {
         let mut driving = vm.drive();
-        Image::prepare(&mut driving, false).map_err(|e| e.to_string())?
+        Image::prepare(&mut driving, args.full).map_err(|e| e.to_string())?
     };
+    let streamed = if args.full { streamed_ram(&vm)? } else { 0 };
     let ram_pages = image
         .ram_bytes()
         .map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
@@ -172,7 +173,7 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         incarnation,
         peers: args.link.peer.clone().map_or(Peers::OfTheCa, |peer| Peers::Named(vec![peer])),
         keys: keys(args.link.certs.as_deref(), &node)?,
-        bulk: Some(BulkLimits { device_max: u64::from(args.device_mib) << 20, ram_pages }),
+        bulk: Some(BulkLimits { device_max: (u64::from(args.device_mib) << 20) + streamed, ram_pages }),
         patience: patience(&args.link),
     };
     let standby = Arc::new(Standby {
@@ -309,6 +310,13 @@ fn failover(standby: &Standby, primary_is_off: bool) -> Result<Value, Failure> {
     }
     if !standby.holds() {
         return refuse("no-checkpoint", "no complete checkpoint is here: there is nothing to take over with");
+    }
+    if standby.landlord().has_given_back() {
+        return refuse(
+            "given-back",
+            "this standby was dismissed by its primary, or gave up by itself: what it holds is of then, and the primary \
+             may have gone on since. Start the VM itself",
+        );
     }
     let bound = {
         let view = standby.view();
