@@ -94,8 +94,7 @@ fn a_driver_that_leaves_pointers_behind_gives_no_buffer_twice() {
     let bench = Bench::start();
     let (host, _diary, path) = vhost(&bench, 1);
     let spec = format!("net_virtio_user,path={path},queue_size=256,packed_vq=1");
-    let guest =
-        EthPort::open(&bench.eal, PortConfig::new(&spec, Role::Wire, bench.pool.clone())).unwrap();
+    let guest = EthPort::open(&bench.eal, PortConfig::new(&spec, Role::Wire, bench.pool.clone())).unwrap();
     until("the rings run", || host.rings_running());
     let (mut out, mut inside) = (host.lane_port().unwrap(), guest.lane_port().unwrap());
     let idle = bench.pool.in_use();

@@ -1,6 +1,7 @@
 //! A monitor with a prompter: what QEMU says passes, and lines that it did not say can be put in between.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,8 @@ impl Prompter {
         std::thread::spawn(move || {
             let Ok((client, _)) = door.accept() else { return };
             let Ok(qemu) = UnixStream::connect(&monitor) else { return };
-            let (Ok(hears), Ok(asks), Ok(answers)) = (client.try_clone(), client.try_clone(), qemu.try_clone())
+            let (Ok(hears), Ok(asks), Ok(answers)) =
+                (client.try_clone(), client.try_clone(), qemu.try_clone())
             else {
                 return;
             };
@@ -29,9 +31,10 @@ impl Prompter {
             std::thread::spawn(move || pass(asks, qemu));
             for line in BufReader::new(answers).lines().map_while(std::result::Result::ok) {
                 if say(&own, &line).is_err() {
-                    return;
+                    break;
                 }
             }
+            let _ = client.shutdown(Shutdown::Both);
         });
         Ok(Prompter { listener })
     }

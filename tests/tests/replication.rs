@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
+use tidegate_tests::control_client::ControlClient;
 use tidegate_tests::ensure;
 use tidegate_tests::failure::{Failure, Result};
 use tidegate_tests::laboratory::tidegate;
@@ -16,8 +18,8 @@ use tidegate_tests::survival::blow::signal_all;
 use tidegate_tests::survival::call::Call;
 use tidegate_tests::survival::client::{Client, Habit};
 use tidegate_tests::survival::host::{Host, save};
-use tidegate_tests::survival::telling::Telling;
 use tidegate_tests::survival::pair::{Pair, Wish, World, guests};
+use tidegate_tests::survival::telling::Telling;
 
 /// Longer than anything needs that would happen if it did.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -147,8 +149,7 @@ fn a_vm_that_is_sent_whole_survives_too() -> Result<()> {
 #[test]
 fn a_lost_standby_is_replaced_while_the_vm_runs() -> Result<()> {
     let world = world()?;
-    let mut pair =
-        Pair::start(&world, Wish { guest: "on_backup_lost = \"release\"\n", ..Wish::default() })?;
+    let mut pair = Pair::start(&world, Wish { guest: "on_backup_lost = \"release\"\n", ..Wish::default() })?;
     let mark = pair.mark();
     pair.standby.signal(Signal::SIGTERM);
     ensure!(pair.ends(1)? == Some(0), "the standby's end is a failure");
@@ -156,6 +157,15 @@ fn a_lost_standby_is_replaced_while_the_vm_runs() -> Result<()> {
     ensure!(lost["mode"] == "open", "release did not open the gate: {lost}");
     pair.goes_on()?;
     pair.take_in()?;
+    pair.told(0, "protected", mark[0])?;
+    pair.goes_on()?;
+    // A person says that the standby is lost, and it is there: it hears that it may not take over any more.
+    let mark = pair.mark();
+    let mut desk =
+        ControlClient::connect(&pair.hosts[0].scratch().file("desk.sock"), Duration::from_secs(5))?;
+    desk.execute("backup-lost", json!({ "evidence": "somebody looked at it" }))?;
+    pair.told(1, "given-back", mark[1])?;
+    pair.told(0, "backup-lost", mark[0])?;
     pair.told(0, "protected", mark[0])?;
     pair.goes_on()?;
     // Silence is no evidence.
@@ -278,7 +288,8 @@ fn a_vm_that_somebody_else_saves_is_followed() -> Result<()> {
     ensure!(client.record().acknowledged == before, "an open epoch was committed");
 
     prompter.prompt(r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"COLO_EXIT","data":{"mode":"primary","reason":"error"}}"#)?;
-    told.wait("colo-exit", Duration::from_secs(10)).ok_or_else(|| observe.failure("missed the end of COLO"))?;
+    told.wait("colo-exit", Duration::from_secs(10))
+        .ok_or_else(|| observe.failure("missed the end of COLO"))?;
     unserved(&host, &mut qmp, &client, &told)?;
     // QEMU's end releases nothing.
     host.guest.process().kill();

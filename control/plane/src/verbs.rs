@@ -267,11 +267,7 @@ async fn backup_lost(guest: &GuestPlane, peer: Peer, evidence: &str) -> Answer {
         OnBackupLost::Stay => {
             let now = guest.now_tsc();
             guest.with(|ledger| ledger.lift_lease(now));
-            log::warn!(
-                "guest {}: goes on holding, says session {}: {evidence}",
-                guest.name(),
-                by(peer)
-            );
+            log::warn!("guest {}: goes on holding, says session {}: {evidence}", guest.name(), by(peer));
             Ok(standing(guest))
         }
         OnBackupLost::Drop => unprotect(guest, peer, UnprotectMode::Drop, Some(evidence)).await,

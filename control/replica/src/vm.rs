@@ -77,7 +77,12 @@ impl Vm {
     /// Connects to QEMU's monitor within `timeout`.
     pub fn connect(monitor: &Path, timeout: Duration) -> Result<Vm, QmpError> {
         let qmp = Mutex::new(Qmp::connect(monitor, timeout)?);
-        Ok(Vm { qmp, answered_ns: AtomicU64::new(monotonic_ns()), gone: AtomicBool::new(false), shut_down: AtomicBool::new(false) })
+        Ok(Vm {
+            qmp,
+            answered_ns: AtomicU64::new(monotonic_ns()),
+            gone: AtomicBool::new(false),
+            shut_down: AtomicBool::new(false),
+        })
     }
 
     /// Takes the monitor, waiting for whoever has it.
@@ -120,5 +125,48 @@ impl Vm {
     /// The monitor has ended: QEMU is gone, or will never answer again.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A QEMU that says this and ends.
+    fn that_ends(last: &str) -> Vm {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let last = last.to_owned();
+        let ends = std::thread::spawn(move || {
+            let mut lines = BufReader::new(theirs.try_clone().unwrap());
+            let mut says = &theirs;
+            writeln!(says, r#"{{"QMP":{{"version":{{"qemu":{{"major":7,"minor":2,"micro":0}}}}}}}}"#)
+                .unwrap();
+            lines.read_line(&mut String::new()).unwrap();
+            writeln!(says, r#"{{"return":{{}},"id":1}}"#).unwrap();
+            writeln!(says, "{last}").unwrap();
+        });
+        let qmp = Qmp::over(ours, Duration::from_secs(5)).unwrap();
+        ends.join().unwrap();
+        let now = AtomicU64::new(monotonic_ns());
+        let no = || AtomicBool::new(false);
+        Vm { qmp: Mutex::new(qmp), answered_ns: now, gone: no(), shut_down: no() }
+    }
+
+    #[test]
+    fn the_last_word_of_a_guest_that_shut_down_is_heard_before_its_end() {
+        let said = |guest: bool, reason: &str| {
+            let vm = that_ends(&format!(
+                r#"{{"timestamp":{{}},"event":"SHUTDOWN","data":{{"guest":{guest},"reason":"{reason}"}}}}"#
+            ));
+            assert!(vm.look(Duration::from_secs(1)).is_some_and(|looked| looked.is_err()));
+            assert!(vm.is_gone());
+            vm.has_shut_down()
+        };
+        assert!(said(true, "guest-shutdown"));
+        for (guest, reason) in [(false, "host-signal"), (false, "host-qmp-quit"), (true, "guest-panic")] {
+            assert!(!said(guest, reason), "{reason}: that is a death");
+        }
     }
 }

@@ -147,7 +147,8 @@ impl Host {
     /// Another QEMU in the place of the one that was: it waits for a state.
     pub fn renew_guest(&mut self, setting: &Setting<'_>) -> Result<()> {
         self.guest.process().kill();
-        self.guest = Guest::start(&guest_plan(setting, &self.plane, true), &self.plane.scratch, "qemu-again")?;
+        self.guest =
+            Guest::start(&guest_plan(setting, &self.plane, true), &self.plane.scratch, "qemu-again")?;
         Ok(())
     }
 

@@ -174,7 +174,9 @@ impl<'w> Pair<'w> {
     /// Waits for what a side tells of that name after its first `from` events.
     pub fn told(&mut self, side: Side, event: &str, from: usize) -> Result<Value> {
         let told = [&self.primary, &self.backup][side].wait_from(from, event, WITHIN);
-        told.ok_or_else(|| self.failure(&format!("{} did not tell {event:?}", ["the primary", "the standby"][side])))
+        told.ok_or_else(|| {
+            self.failure(&format!("{} did not tell {event:?}", ["the primary", "the standby"][side]))
+        })
     }
 
     /// How much both have told so far.
@@ -207,7 +209,11 @@ impl<'w> Pair<'w> {
         let before = self.acknowledged();
         std::thread::sleep(span);
         let now = self.acknowledged();
-        if now == before { Ok(()) } else { Err(self.failure(&format!("clients were served: {before:?}, then {now:?}"))) }
+        if now == before {
+            Ok(())
+        } else {
+            Err(self.failure(&format!("clients were served: {before:?}, then {now:?}")))
+        }
     }
 
     /// The processes of host A: replication, QEMU, plane.
@@ -238,8 +244,12 @@ impl<'w> Pair<'w> {
     /// A command to a side's desk: true and its output, or false and what it said.
     pub fn desk(&self, side: Side, words: &str) -> Result<(bool, String)> {
         let scratch = self.hosts[side].scratch();
-        let mut running =
-            self.world.tidegate(words).arg("--desk").arg(scratch.file("desk.sock").display().to_string()).start(scratch, "asked")?;
+        let mut running = self
+            .world
+            .tidegate(words)
+            .arg("--desk")
+            .arg(scratch.file("desk.sock").display().to_string())
+            .start(scratch, "asked")?;
         let status = running.wait(WITHIN)?;
         Ok((status.success(), running.output()))
     }
@@ -264,7 +274,9 @@ impl<'w> Pair<'w> {
         for client in self.clients {
             let habit = client.habit;
             let record = client.finish();
-            faults.extend((record.lost > 0).then(|| format!("{habit:?}: {} acknowledgements were lost", record.lost)));
+            faults.extend(
+                (record.lost > 0).then(|| format!("{habit:?}: {} acknowledgements were lost", record.lost)),
+            );
             faults.extend(record.broken.iter().map(|why| format!("{habit:?}: {why}")));
         }
         let [a, b] = self.captures;
@@ -272,7 +284,9 @@ impl<'w> Pair<'w> {
         let early = seen::early_releases(&a, &b);
         faults.extend((!early.is_empty()).then(|| format!("left before the standby knew it: {early:?}")));
         let both = seen::both_spoke(&a, &b);
-        faults.extend((both > 0).then(|| format!("{both} frames of the first host after the second had spoken")));
+        faults.extend(
+            (both > 0).then(|| format!("{both} frames of the first host after the second had spoken")),
+        );
         ensure!(seen::numbered(&a) > 0, "nothing was seen on the first host's wire");
         ensure!(faults.is_empty(), "{}", faults.join("\n"));
         let mut hosts = self.hosts;

@@ -267,7 +267,9 @@ fn replicate(
             session::Over::Lost(reason) => {
                 primary.chronicle.tell("link-lost", json!({ "reason": reason }));
             }
-            session::Over::BackupLost(evidence) | session::Over::Dismiss(evidence) => backup_lost(primary, &evidence),
+            session::Over::BackupLost(evidence) | session::Over::Dismiss(evidence) => {
+                backup_lost(primary, &evidence)
+            }
             session::Over::Superseded(reason) => {
                 // Its frames must not leave any more, whatever the lease says.
                 let fenced = primary.plane.fence().unwrap_or(false);

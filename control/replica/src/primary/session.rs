@@ -108,8 +108,10 @@ pub fn run(primary: &Primary, heard: &mpsc::Receiver<News>, cycle: &mut Cycle<'_
     primary.name(None);
     cycle.session_over();
     // What the ended threads still had to say concerns a session that is over; what a person ordered does not.
-    let orders: Vec<News> =
-        heard.try_iter().filter(|news| matches!(news, News::Ordered(_) | News::Gone(_) | News::ShutDown)).collect();
+    let orders: Vec<News> = heard
+        .try_iter()
+        .filter(|news| matches!(news, News::Ordered(_) | News::Gone(_) | News::ShutDown))
+        .collect();
     orders.into_iter().for_each(|news| primary.tell(news));
     over
 }

@@ -267,7 +267,8 @@ impl Qmp {
     pub fn memory_size(&mut self) -> Result<u64, QmpError> {
         let answer = self.execute("query-memory-size-summary", json!({}))?;
         let base = answer["base-memory"].as_u64();
-        let base = base.ok_or_else(|| QmpError::malformed("query-memory-size-summary gave no base-memory"))?;
+        let base =
+            base.ok_or_else(|| QmpError::malformed("query-memory-size-summary gave no base-memory"))?;
         Ok(base.saturating_add(answer["plugged-memory"].as_u64().unwrap_or(0)))
     }
 
