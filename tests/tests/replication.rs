@@ -159,6 +159,14 @@ fn a_lost_standby_is_replaced_while_the_vm_runs() -> Result<()> {
     pair.take_in()?;
     pair.told(0, "protected", mark[0])?;
     pair.goes_on()?;
+    // A standby whose QEMU has ended says so, and ends.
+    let mark = pair.mark();
+    pair.hosts[1].guest.process().kill();
+    pair.told(0, "backup-lost", mark[0])?;
+    ensure!(pair.ends(1)? == Some(1), "a standby without a QEMU is none");
+    pair.take_in()?;
+    pair.told(0, "protected", mark[0])?;
+    pair.goes_on()?;
     // A person says that the standby is lost, and it is there: it hears that it may not take over any more.
     let mark = pair.mark();
     let mut desk =

@@ -24,7 +24,7 @@ pub enum ReplicationCommand {
 
 The VM's RAM must be a shared file: -object memory-backend-file,id=mem,size=4G,share=on,mem-path=/dev/shm/pbx
 -machine memory-backend=mem. Ends with SIGTERM or SIGINT: the standby is told that it cannot take over any more, and the
-guest goes on unprotected as its on_backup_lost says. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
+guest goes on unprotected as its on_backup_lost says. Ends too when the guest shuts down: nobody brings it back. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
     Replicate(Box<ReplicateArgs>),
     /// Be the standby of a VM: hold its newest checkpoint, and take over when its primary is dead
     #[command(after_help = "Example:

@@ -29,8 +29,9 @@ pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
             Life::Lives(pulse) => lives(primary, &mut up, &pulse, n, &mut since),
             Life::Unknown => Ok(()),
             Life::ShutDown => {
-                let _ = up.send(&Up::Dismiss { reason: "the guest has shut down".into() });
+                // In this order: the standby's answer must find somebody who waits for it.
                 primary.tell(News::ShutDown);
+                let _ = up.send(&Up::Dismiss { reason: "the guest has shut down".into() });
                 return;
             }
             Life::Gone(reason) => {
