@@ -216,18 +216,32 @@ fn a_guest_stays_held_and_ends_in_order() -> Result<()> {
     pair.told(0, "protected", mark[0])?;
     pair.goes_on()?;
 
+    shut_down(&mut pair)?;
+    let (done, said) = pair.desk(1, "failover --primary-is-off")?;
+    ensure!(!done && said.contains("dismissed"), "it was brought back by order: {said}");
+    let [_, b] = pair.finish()?;
+    ensure!(guests(&b) == 0, "the standby's guest spoke");
+
+    // As libvirt has it: QEMU stays when its guest has gone.
+    let mut pair = Pair::start(&world, Wish::default())?;
+    pair.hosts[0].guest.second_monitor()?.execute("set-action", json!({ "shutdown": "pause" }))?;
+    shut_down(&mut pair)?;
+    let [_, b] = pair.finish()?;
+    ensure!(guests(&b) == 0, "the standby's guest spoke");
+    scratch.passed();
+    Ok(())
+}
+
+/// The guest shuts down, which ends the primary in order and brings nobody back.
+fn shut_down(pair: &mut Pair<'_>) -> Result<()> {
     let mark = pair.mark();
-    let _ = pair.hosts[0].guest.command("poweroff -f", Duration::from_secs(1));
+    // It does not live to answer.
+    let _ = pair.hosts[0].guest.command("poweroff -f", Duration::from_millis(200));
     pair.told(0, "guest-shutdown", mark[0])?;
     ensure!(pair.ends(0)? == Some(0), "an orderly end is a failure");
     pair.told(1, "given-back", 0)?;
     std::thread::sleep(A_WHILE);
     ensure!(pair.backup.count("promoted") == 0, "a guest that was shut down came back");
-    let (done, said) = pair.desk(1, "failover --primary-is-off")?;
-    ensure!(!done && said.contains("dismissed"), "it was brought back by order: {said}");
-    let [_, b] = pair.finish()?;
-    ensure!(guests(&b) == 0, "the standby's guest spoke");
-    scratch.passed();
     Ok(())
 }
 
@@ -267,7 +281,9 @@ fn unserved(host: &Host, qmp: &mut Qmp, client: &Client, told: &Telling) -> Resu
     Ok(())
 }
 
-/// A VM that somebody else stops, saves and resumes. The end of COLO is put into the monitor by hand here.
+/// A VM that somebody else stops, saves and resumes. The end of COLO is put into the monitor by hand: COLO itself begins with
+/// QEMU 7.2 (STOP, RESUME), and locks up its primary at the second checkpoint, without a vhost-user NIC or a filter too:
+/// main loop and migration thread wait for the same lock.
 #[test]
 fn a_vm_that_somebody_else_saves_is_followed() -> Result<()> {
     let world = world()?;
