@@ -30,10 +30,13 @@ const MANY: u16 = 10_000;
 /// From one packet of a stream to its next in the capture, once it has proven itself. The capture is played in a
 /// circle, so the numbers of a stream must go round in it; steps of this size are within the window.
 const STEP: u16 = 2_900;
-const LOADS: [Load; 3] = [
-    Load { name: "rtp", streams: FEW, aim: Some(40.0) },
-    Load { name: "rtp_10000_streams", streams: MANY, aim: None },
-    Load { name: "tcp", streams: 0, aim: Some(25.0) },
+const LOADS: [Load; 6] = [
+    Load { aim: Some(40.0), ..Load::new("rtp", FEW) },
+    Load::new("rtp_10000_streams", MANY),
+    Load { ruled: true, ..Load::new("rtp_with_rules", FEW) },
+    Load { verifies: false, ..Load::new("rtp_unverified", FEW) },
+    Load { aim: Some(25.0), ..Load::new("tcp", 0) },
+    Load { verifies: false, ..Load::new("tcp_unverified", 0) },
 ];
 /// The large load may cost so much more than the small one, the forwarder's own cost included in both.
 const MANY_OVER_FEW: f64 = 1.3;
@@ -59,11 +62,19 @@ struct Load {
     name: &'static str,
     /// 0: TCP.
     streams: u16,
+    /// Checksums are verified (the default); testpmd never does.
+    verifies: bool,
+    /// With a handful of the operator's rules.
+    ruled: bool,
     /// Ticks a frame over testpmd.
     aim: Option<f64>,
 }
 
 impl Load {
+    const fn new(name: &'static str, streams: u16) -> Load {
+        Load { name, streams, verifies: true, ruled: false, aim: None }
+    }
+
     /// The frames of one circle.
     fn frames(&self) -> Vec<Vec<u8>> {
         if self.streams == 0 {
@@ -120,8 +131,15 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
     for round in 1..=options.repeats {
         for (load, capture) in LOADS.iter().zip(&captures) {
             for device in [Device::Mac, Device::Tidegate] {
-                let replay =
-                    Replay { capture, cpus, pages, tidegate: &options.tidegate, open: load.streams == 0 };
+                let replay = Replay {
+                    capture,
+                    cpus,
+                    pages,
+                    tidegate: &options.tidegate,
+                    open: load.streams == 0,
+                    verifies: load.verifies,
+                    ruled: load.ruled,
+                };
                 let frames_per_s = replay.measure(device, window, &scratch)?;
                 let per_frame = hz / frames_per_s;
                 eprintln!(
@@ -176,7 +194,8 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
 
 /// Instructions a frame of media and of TCP, as `cost` counts them.
 fn instructions() -> Result<cost::Figures> {
-    let (figures, _) = cost::measure_kinds(&[Kind::Rtp, Kind::Tcp], false, None)?;
+    let (figures, _) =
+        cost::measure_kinds(&[Kind::Rtp, Kind::RtpRuled, Kind::TcpOpen, Kind::Tcp], false, None)?;
     Ok(figures)
 }
 

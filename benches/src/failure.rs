@@ -24,6 +24,12 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl From<tidegate_tests::failure::Failure> for Failure {
+    fn from(failure: tidegate_tests::failure::Failure) -> Failure {
+        Failure(failure.to_string())
+    }
+}
+
 /// Says what was being done when another error came.
 pub trait Context<T> {
     /// `doing`: "cannot write /tmp/x".

@@ -6,6 +6,7 @@
 //! | [`variant`] | what the histograms cost, or another key of the configuration |
 //! | [`mod@classify`] | what looking at a frame costs on one core, over DPDK's own forwarder |
 //! | [`cost`] | instructions for a frame of each class, under callgrind |
+//! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
 //! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
@@ -30,5 +31,6 @@ pub mod replay;
 pub mod report;
 pub mod source;
 pub mod stats;
+pub mod testbed;
 pub mod trial;
 pub mod variant;

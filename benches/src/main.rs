@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tidegate_benches::contest::Rules;
 use tidegate_benches::failure::Result;
 use tidegate_benches::report::Telling;
+use tidegate_benches::testbed::figures;
 use tidegate_benches::{ceiling, classify, cost, generator, idle, variant};
 
 #[derive(Parser)]
@@ -73,6 +74,11 @@ enum Bench {
         #[command(flatten)]
         telling: Telling,
     },
+    /// The paper's figures: real calls through a VM that is replicated, as drawings, a report and JSON
+    #[command(
+        after_help = "Examples:\n  scripts/bench figures --out /tmp/figures\n  scripts/bench figures --out /tmp/figures --only 6-realtime-400 --length 60s\n\nInterrupted, it goes on with the scenario that was not complete."
+    )]
+    Figures(figures::Options),
     /// One run of `cost`, to be run by valgrind
     #[command(hide = true)]
     CostRun(cost::Run),
@@ -99,6 +105,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Variant { key, rules, telling } => variant::run(&key, &rules, telling),
         Bench::Idle { options, telling } => idle::run(&options, telling),
         Bench::Classify { options, telling } => classify::run(&options, telling),
+        Bench::Figures(options) => figures::run(&options),
         Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),
         Bench::Generate(order) => {
             generator::run(&order)?;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use tidegate_dataplane::arena::Heap;
 use tidegate_dataplane::burst::Burst;
 use tidegate_dataplane::classify::Classifier;
+use tidegate_dataplane::ear::Ear;
 use tidegate_dataplane::gate::{Gate, NO_LEASE};
 use tidegate_dataplane::guest::Mode;
 use tidegate_dataplane::hold::Quota;
 use tidegate_dataplane::lane::{Lane, LaneConfig, LaneShared};
 use tidegate_dataplane::lcore::{Idle, Lcore, LcoreShared};
-use tidegate_dataplane::policy::{Policy, PolicyName};
+use tidegate_dataplane::policy::{Policy, PolicyName, Rule, RuleVerdict};
 use tidegate_dataplane::port::{BURST, Frame, Port};
 use tidegate_dataplane::streams::DEFAULT_STREAMS;
 use tidegate_dataplane::tsc::{Clock, TscRate};
@@ -27,8 +28,14 @@ const RATE: TscRate = TscRate::new(2_600_000_000);
 pub enum Kind {
     /// G.711 of 100 calls that have proven themselves: bypass.
     Rtp,
+    /// The same with a handful of rules, none of which means media.
+    #[value(name = "rtpruled")]
+    RtpRuled,
     /// TCP acknowledgements: hold, release.
     Tcp,
+    /// The same while the guest is open: classified, sent on.
+    #[value(name = "tcpopen")]
+    TcpOpen,
     /// UDP that is no media: hold, release.
     Udp,
     /// ARP: bypass.
@@ -39,13 +46,16 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 5] = [Kind::Rtp, Kind::Tcp, Kind::Udp, Kind::Arp, Kind::Malformed];
+    pub const ALL: [Kind; 7] =
+        [Kind::Rtp, Kind::RtpRuled, Kind::Tcp, Kind::TcpOpen, Kind::Udp, Kind::Arp, Kind::Malformed];
 
     /// The word in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Rtp => "rtp_bypass",
+            Kind::RtpRuled => "rtp_bypass_with_rules",
             Kind::Tcp => "tcp_hold_release",
+            Kind::TcpOpen => "tcp_open",
             Kind::Udp => "udp_hold_release",
             Kind::Arp => "arp_bypass",
             Kind::Malformed => "malformed_drop",
@@ -60,8 +70,8 @@ impl Kind {
     fn frames(self, n: usize) -> Vec<Brick> {
         let mut load = Load::new(Mix::Rtp, Checksums::Guest);
         let mut next = || match self {
-            Kind::Rtp => load.frame().to_vec(),
-            Kind::Tcp => frames::tcp_ack(),
+            Kind::Rtp | Kind::RtpRuled => load.frame().to_vec(),
+            Kind::Tcp | Kind::TcpOpen => frames::tcp_ack(),
             Kind::Udp => frames::dns_query(),
             Kind::Arp => frames::arp_request(),
             Kind::Malformed => frames::malformed(),
@@ -162,6 +172,24 @@ impl Clock for Ticker {
     }
 }
 
+/// What an operator adds: names are asked and the time is told at once, a monitoring network is let through, one host is
+/// cut off, SIP waits whatever else is said of it.
+pub fn usual_rules() -> Vec<Rule> {
+    let rule = |verdict, protocol, dport: Option<u16>, dst: Option<&str>| Rule {
+        protocol,
+        dport: dport.map(|port| port..=port),
+        dst: dst.and_then(|text| text.parse().ok()),
+        ..Rule::new(verdict)
+    };
+    vec![
+        rule(RuleVerdict::Hold, Some(17), Some(5060), None),
+        rule(RuleVerdict::Bypass, Some(17), Some(53), None),
+        rule(RuleVerdict::Bypass, Some(17), Some(123), None),
+        rule(RuleVerdict::Bypass, Some(6), None, Some("192.0.2.0/24")),
+        rule(RuleVerdict::Refuse, None, None, Some("198.51.100.7")),
+    ]
+}
+
 /// An lcore with one lane, its frames laid out.
 pub struct MemoryLane {
     lcore: Lcore<MemoryPort, MemoryPort, Ticker>,
@@ -183,13 +211,15 @@ impl MemoryLane {
         let wire = MemoryPort::new(Vec::new(), frames, BURST);
         let (sent, paused) = (wire.sent.clone(), guest.paused.clone());
         let gate = Arc::new(Gate::new(1, NO_LEASE));
-        let Ok(policy) = Policy::from(PolicyName::Realtime).compile() else {
-            unreachable!("a policy without rules has nothing wrong with it")
+        let rules = if kind == Kind::RtpRuled { usual_rules() } else { Vec::new() };
+        let Ok(policy) = (Policy { rules, ..Policy::from(PolicyName::Realtime) }).compile() else {
+            unreachable!("nothing is wrong with these rules")
         };
         let classifier = Classifier::new(policy, DEFAULT_STREAMS, RATE, &mut Heap);
-        let shared = LaneShared::new(gate.clone(), classifier.table(), &mut Heap);
+        let shared =
+            LaneShared::with_ear(gate.clone(), classifier.table(), Ear::new(&[5060], true, 1500), &mut Heap);
         let config = LaneConfig {
-            mode: Mode::Protected,
+            mode: if kind == Kind::TcpOpen { Mode::Open } else { Mode::Protected },
             histograms,
             quota: Quota { mbufs: 8192, bytes: 64 << 20 },
             ..LaneConfig::default()

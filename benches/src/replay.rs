@@ -21,6 +21,29 @@ const MEMORY_MIB_PLAIN: u32 = 1600;
 /// Mbufs: the driver keeps the whole circle of the largest load in them.
 const POOL: u32 = 330_000;
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// What an operator adds: SIP waits whatever else is said of it, names are asked and the time is told at once, a monitoring
+/// network is let through, one host is cut off. The same as [`crate::memory_lane::usual_rules`].
+const RULES: &str = r#"[[guest.rules]]
+protocol = "udp"
+dst_ports = 5060
+verdict = "hold"
+[[guest.rules]]
+protocol = "udp"
+dst_ports = 53
+verdict = "bypass"
+[[guest.rules]]
+protocol = "udp"
+dst_ports = 123
+verdict = "bypass"
+[[guest.rules]]
+protocol = "tcp"
+dst = "192.0.2.0/24"
+verdict = "bypass"
+[[guest.rules]]
+dst = "198.51.100.7"
+verdict = "refuse"
+"#;
+
 /// From the first frame to the window: streams prove themselves meanwhile.
 const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -56,6 +79,10 @@ pub struct Replay<'a> {
     pub tidegate: &'a Path,
     /// The guest is not protected: what would be held passes.
     pub open: bool,
+    /// tidegate verifies checksums, as it does by default.
+    pub verifies: bool,
+    /// With a handful of rules, none of which means media.
+    pub ruled: bool,
 }
 
 impl Replay<'_> {
@@ -151,9 +178,12 @@ wire_port = "{wire}"
 lcore = {dut}
 hold_frames = {}
 streams = 65536
-"#,
+verify_checksums = {}
+{}"#,
             control.display(),
             POOL - 8192,
+            self.verifies,
+            if self.ruled { RULES } else { "" },
         )
     }
 

@@ -16,11 +16,11 @@ use crate::ear::{Learned, Lesson};
 use crate::fragments::{Fate, Fragments};
 use crate::policy::{CompiledPolicy, PolicyName, RuleVerdict};
 use crate::port::Frame;
-use crate::rtp::{Aim, Inherited, Scout, Sighting, Stage, Streams, Waiting};
+use crate::rtp::{Inherited, Sighting, Stage, Streams, Waiting};
 use crate::streams::StreamTable;
 use crate::tsc::TscRate;
 use crate::udptl;
-use crate::wire::express::{Express, Plain};
+use crate::wire::express::Express;
 use crate::wire::rtp::{Packet, Rtp, is_plain_rtcp};
 use crate::wire::{Headers, Kind, arp, icmpv6, ipv6};
 use std::sync::Arc;
@@ -35,54 +35,12 @@ pub struct Classifier {
     holds_srtcp: bool,
 }
 
-/// What was seen of a frame ahead of its turn: the lcore looks at all frames of a burst before it judges the first, so
-/// that it waits for memory once and not for each.
-#[derive(Clone, Copy, Debug)]
-pub enum Ahead {
-    /// Nothing: it is for the long way, [`Classifier::judge`].
-    Any,
-    /// A plain TCP segment, see [`Classifier::tcp`].
-    Tcp,
-    /// A plain RTP packet, see [`Classifier::express`].
-    Rtp(Shot),
-}
-
-/// A plain RTP packet and its stream.
-#[derive(Clone, Copy, Debug)]
-pub struct Shot(Aim);
-
 /// What a frame is, before rules and policy have their say.
 struct Sight {
     class: Class,
     /// What `realtime` says of it.
     realtime: Verdict,
     media: Option<Media>,
-}
-
-/// The first two steps of the short way, taken for all frames of a burst before the third is for any.
-#[derive(Clone, Copy, Debug)]
-pub struct Lookout<'a>(Scout<'a>);
-
-impl Lookout<'_> {
-    /// What the frame is. [`Ahead::Any`] says nothing: [`Classifier::judge`] does.
-    #[inline(always)]
-    pub fn look(&self, head: &[u8], frame_len: u32) -> Ahead {
-        match Plain::read(head, frame_len) {
-            Some(Plain::Rtp(packet)) => self.0.aim(&packet).map_or(Ahead::Any, |aim| Ahead::Rtp(Shot(aim))),
-            Some(Plain::Tcp(_)) => Ahead::Tcp,
-            None => Ahead::Any,
-        }
-    }
-
-    /// The second: the stream of a packet is found.
-    #[inline(always)]
-    pub fn find(&self, ahead: &mut Ahead) {
-        if let Ahead::Rtp(Shot(aim)) = ahead
-            && !self.0.find(aim)
-        {
-            *ahead = Ahead::Any;
-        }
-    }
 }
 
 impl Sight {
@@ -153,7 +111,7 @@ impl Classifier {
     pub fn classify(&mut self, frame: &impl Frame, now: u64) -> Decision {
         let (head, len) = (frame.head(), frame.len());
         let lookout = self.lookout();
-        let mut ahead = lookout.map_or(Ahead::Any, |lookout| lookout.look(head, len));
+        let mut ahead = lookout.map_or(Ahead::Any, |lookout| lookout.look::<true>(head, len));
         if let Some(lookout) = lookout {
             lookout.find(&mut ahead);
         }
@@ -168,11 +126,15 @@ impl Classifier {
     }
 
     /// The short way, for nearly all frames: those that can be read at fixed places, TCP or of a stream that has nothing
-    /// left to prove. `None` where rules have a say, or where media is held. No step but the last changes anything.
+    /// left to prove, unless a rule wants something else of them. `None` where media is held. No step but the last
+    /// changes anything.
     #[inline(always)]
     pub fn lookout(&self) -> Option<Lookout<'_>> {
-        let short = !self.policy.has_rules() && self.policy.passes_media();
-        short.then(|| Lookout(self.streams.scout()))
+        self.policy.passes_media().then(|| Lookout {
+            scout: self.streams.scout(),
+            rules: self.policy.has_rules().then_some(&*self.policy),
+            tcp: self.tcp().verdict,
+        })
     }
 
     /// The third, when it is its turn: true if it may pass, after all that came before it.
@@ -189,7 +151,7 @@ impl Classifier {
         Media { stream, sequence: rtp.sequence, timestamp: rtp.timestamp }
     }
 
-    /// What becomes of TCP where no rule has a say.
+    /// What becomes of TCP where no rule says otherwise.
     #[inline(always)]
     pub fn tcp(&self) -> Decision {
         let passes = self.policy.name() == PolicyName::BypassAll;
@@ -472,8 +434,10 @@ fn may_be_tcp(headers: &Headers) -> bool {
 
 mod channel;
 mod explain;
+mod lookout;
 
 pub use explain::{Explanation, Found, Reason};
+pub use lookout::{Ahead, Lookout, Shot};
 
 #[cfg(test)]
 mod exhaustive;

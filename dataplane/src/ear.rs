@@ -58,6 +58,9 @@ pub enum Learned {
         /// The server's port.
         server_port: u16,
     },
+    /// The RTP of the port is SRTP, or nobody encrypts it. Said beside [`Learned::Rtp`], to whoever tells a standby what
+    /// it must guard; a lane has no use for it.
+    Secured(bool),
 }
 
 /// Something that signalling said of a port of the guest.
@@ -205,10 +208,10 @@ impl Listener {
         self.listens
     }
 
-    /// True when TCP may be signalling.
+    /// True when TCP between these ports may be signalling: the guest's, and as the lower half the peer's.
     #[inline(always)]
-    pub fn hears_tcp(&self) -> bool {
-        self.sip
+    pub fn hears_tcp(&self, ports: u32) -> bool {
+        self.sip && (self.is_ours((ports >> 16) as u16) | self.is_ours(ports as u16))
     }
 
     /// Copies `frame` when it may be signalling; true for SIP.
@@ -231,9 +234,10 @@ impl Listener {
         }
     }
 
-    #[inline]
+    /// All compared, none skipped: one comparison of a vector.
+    #[inline(always)]
     fn is_ours(&self, port: u16) -> bool {
-        self.ear.ports.contains(&port)
+        self.ear.ports.iter().fold(false, |ours, known| ours | (*known == port))
     }
 
     /// False for what certainly is not: plain IPv4 with UDP or TCP of other ports and without STUN's cookie.

@@ -4,6 +4,7 @@
 //! that the lcore asks.
 
 mod compiled;
+mod plain;
 
 pub use compiled::CompiledPolicy;
 

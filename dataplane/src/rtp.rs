@@ -34,6 +34,7 @@ mod track;
 mod trust;
 
 pub(crate) use aim::{Aim, Scout};
+pub use channel::Through;
 use guard::Past;
 pub use guard::{GoneOut, Guard, Inherited, MAX_MARGIN};
 pub use look::{Look, Standing};

@@ -5,6 +5,7 @@
 #   tg.serve=ADDRESS                 SIP servers that echo RTP (by UDP and by TCP), and an iperf3 server, there
 #   tg.relay=ADDRESS                 a SIP proxy and registrar and its media relay there
 #   tg.accounts=ADDRESS              two iperf3 servers there, one a direction
+#   tg.phone=ADDRESS                 a phone there that answers by TLS, with DTLS-SRTP
 #   tg.teller=WORD[,WORD..]          start the teller with these words (see src/bin/teller.rs)
 #   tg.beacon=WORD[,WORD..]          start the beacon with these words (see src/bin/beacon.rs)
 # Then it takes commands from the serial line: "ID COMMAND" is answered by "TG-DONE ID STATUS".
@@ -24,6 +25,13 @@ ip link set lo up
 # Nobody may have been told of the VM yet: no router solicitation, no duplicate address detection.
 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 echo 0 >/proc/sys/net/ipv6/conf/default/router_solicitations
+
+certificate() { # NAME KEY CERTIFICATE
+    # An elliptic key: an RSA one takes an emulated CPU seconds.
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=$1" \
+        -config /dev/null -keyout "$2" -out "$3" >/tmp/openssl.log 2>&1 ||
+        echo "GUEST-FAULT no certificate: $(cat /tmp/openssl.log)"
+}
 
 addresses() { # DEVICE ADDRESS,ADDRESS
     for address in $(echo "$2" | tr , ' '); do
@@ -68,10 +76,7 @@ for word in $(cat /proc/cmdline); do
         # One thread: several send packets of one stream out of order.
         rtpengine -f -E -L 4 --table=-1 --num-threads=1 -i "$value" -n 127.0.0.1:2223 -m 30000 -M 30200 --pidfile=/run/rtpengine.pid \
             >/tmp/rtpengine.log 2>&1 &
-        # An elliptic key: an RSA one takes an emulated CPU seconds.
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=$value" \
-            -config /dev/null -keyout /etc/kamailio/key.pem -out /etc/kamailio/cert.pem >/tmp/openssl.log 2>&1 ||
-            echo "GUEST-FAULT no certificate: $(cat /tmp/openssl.log)"
+        certificate "$value" /etc/kamailio/key.pem /etc/kamailio/cert.pem
         kamailio -f /etc/kamailio/kamailio.cfg -DD -E -m 32 -M 4 -Y /tmp -P /run/kamailio.pid >/tmp/kamailio.log 2>&1 &
         tries=0
         until netstat -ltn | grep -q ":5061 " && netstat -lun | grep -q ":2223 "; do
@@ -83,6 +88,11 @@ for word in $(cat /proc/cmdline); do
     tg.accounts=*)
         iperf3 -s -D -B "$value" -p 5201 >/tmp/iperf3.log 2>&1
         iperf3 -s -D -B "$value" -p 5202 >/tmp/iperf3-2.log 2>&1
+        ;;
+    tg.phone=*)
+        certificate "$value" /etc/phone/key.pem /etc/phone/cert.pem
+        cat /etc/phone/key.pem >>/etc/phone/cert.pem
+        baresip -f /etc/phone >/tmp/phone.log 2>&1 &
         ;;
     tg.teller=*)
         # shellcheck disable=SC2046 # the words are meant to be split

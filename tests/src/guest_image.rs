@@ -1,5 +1,5 @@
 //! The test guest's user space: Debian's kernel modules, busybox, sipp, iperf3 and the beacon, for calls between
-//! phones outside kamailio and rtpengine, for failovers the teller, as an initramfs. Built once and kept under a name that is a digest of everything that goes into it.
+//! phones outside kamailio and rtpengine, for failovers the teller and a phone, as an initramfs. Built once and kept under a name that is a digest of everything that goes into it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -16,6 +16,12 @@ const INIT: &str = include_str!("../guest/init.sh");
 const KAMAILIO: &str = include_str!("../guest/kamailio.cfg");
 /// Where Debian keeps kamailio's modules; its configuration names them too.
 const KAMAILIO_MODULES: &str = "/usr/lib/x86_64-linux-gnu/kamailio/modules";
+const PHONE: [(&str, &str); 2] = [
+    ("config", include_str!("../guest/phone/config")),
+    ("accounts", include_str!("../guest/phone/accounts")),
+];
+/// Where Debian keeps baresip's modules; its configuration names them too.
+const PHONE_MODULES: &str = "/usr/lib/baresip/modules";
 /// With what they depend on: the NIC, and VLANs on it.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "8021q"];
 /// How many images are kept; older ones go when a new one is built.
@@ -28,7 +34,8 @@ pub enum Service {
     Echo,
     /// kamailio connects phones that are outside, rtpengine relays their media.
     Relay,
-    /// The teller keeps accounts and talks, iperf3 serves both ways: what a failover must not break, and no more.
+    /// The teller keeps accounts and talks, iperf3 serves both ways, baresip answers by TLS: what a failover must not
+    /// break, and no more.
     Accounts,
 }
 
@@ -92,19 +99,23 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     let mut libraries = needed_libraries(beacon)?;
     let programs: &[(&str, &str)] = match service {
         Service::Echo => &[("sipp", "sip-tester"), ("iperf3", "iperf3")],
-        Service::Accounts => &[("iperf3", "iperf3")],
+        Service::Accounts => &[("iperf3", "iperf3"), ("baresip", "baresip-core"), ("openssl", "openssl")],
         Service::Relay => {
             &[("kamailio", "kamailio"), ("rtpengine", "rtpengine-daemon"), ("openssl", "openssl")]
         }
     };
     if service == Service::Relay {
         put("etc/kamailio/kamailio.cfg", 0o644, KAMAILIO.as_bytes().to_vec());
-        for module in kamailio_modules() {
-            let path = Path::new(KAMAILIO_MODULES).join(module);
-            let name = path.to_string_lossy().into_owned();
-            put(name.trim_start_matches('/'), 0o755, read(&path, "kamailio and kamailio-tls-modules")?);
-            libraries.extend(needed_libraries(&path)?);
+    }
+    if service == Service::Accounts {
+        for (name, content) in PHONE {
+            put(&format!("etc/phone/{name}"), 0o644, content.as_bytes().to_vec());
         }
+    }
+    for (path, package) in modules(service) {
+        let name = path.to_string_lossy().into_owned();
+        put(name.trim_start_matches('/'), 0o755, read(&path, package)?);
+        libraries.extend(needed_libraries(&path)?);
     }
     for (program, package) in programs {
         let path = which(program, package)?;
@@ -127,9 +138,26 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     Ok(files)
 }
 
-/// The modules that kamailio's configuration loads.
-fn kamailio_modules() -> impl Iterator<Item = &'static str> {
-    KAMAILIO.lines().filter_map(|line| line.strip_prefix("loadmodule \"")?.strip_suffix('"'))
+/// The modules that a service's configuration loads, and the packages they belong to.
+fn modules(service: Service) -> Vec<(PathBuf, &'static str)> {
+    let kamailio = |line: &'static str| line.strip_prefix("loadmodule \"")?.strip_suffix('"');
+    let phone = |line: &'static str| {
+        let (key, name) = line.split_once(' ')?;
+        matches!(key, "module" | "module_tmp" | "module_app").then_some(name)
+    };
+    let within = |directory: &str, names: Vec<&str>, package: &'static str| {
+        names.iter().map(|name| (Path::new(directory).join(name), package)).collect()
+    };
+    match service {
+        Service::Echo => Vec::new(),
+        Service::Relay => {
+            let names = KAMAILIO.lines().filter_map(kamailio).collect();
+            within(KAMAILIO_MODULES, names, "kamailio and kamailio-tls-modules")
+        }
+        Service::Accounts => {
+            within(PHONE_MODULES, PHONE[0].1.lines().filter_map(phone).collect(), "baresip-core")
+        }
+    }
 }
 
 fn read(path: &Path, package: &str) -> Result<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! A phone outside: baresip with an account at the guest's proxy, told what to do over its control port.
+//! A phone outside: baresip, with or without an account at the guest's proxy, told what to do over its control port.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::failure::{Context, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::laboratory::GUEST_IP;
 use crate::namespace::Namespace;
 use crate::process::{Program, Running, run};
@@ -45,7 +45,7 @@ impl Transport {
 /// What kind of phone.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
-    /// Its user name at the proxy, unique in a test.
+    /// Its user name, unique in a test.
     pub name: &'static str,
     /// Its number in the test, from 0: its ports follow from it.
     pub number: u16,
@@ -55,9 +55,13 @@ pub struct Model {
     pub account: &'static str,
     /// With a camera.
     pub video: bool,
+    /// It has an account at the guest's proxy; otherwise it calls and is called directly.
+    pub registers: bool,
+    /// Its interface in the namespace.
+    pub interface: &'static str,
 }
 
-/// A phone that is registered and answers by itself.
+/// A phone that answers by itself.
 pub struct Phone {
     name: &'static str,
     running: Running,
@@ -68,25 +72,42 @@ pub struct Phone {
 }
 
 impl Phone {
-    /// Starts it in the namespace and waits until the proxy knows it.
+    /// Starts it in the namespace and waits until it is ready: where it registers, until the proxy knows it.
     pub fn start(model: &Model, outside: &Namespace, scratch: &Scratch) -> Result<Phone> {
         let directory = scratch.file(&format!("phone-{}", model.name));
         fs::create_dir_all(&directory).context(|| format!("cannot make {}", directory.display()))?;
         furnish(model, &directory)?;
         let mut running = Program::new("baresip")
-            .arg("-f")
+            // With a trace of its signalling.
+            .args("-s -f")
             .arg(directory.display().to_string())
             .inside(outside)
             .start(scratch, &format!("phone-{}", model.name))?;
-        running.wait_for_line("[1 binding]", REGISTERS_WITHIN)?;
+        let ready = if model.registers { "[1 binding]" } else { "baresip is ready" };
+        running.wait_for_line(ready, REGISTERS_WITHIN)?;
         let control = connect_inside(outside, control_port(model.number))?;
         Ok(Phone { name: model.name, running, control, read: Vec::new(), events: VecDeque::new(), token: 0 })
     }
 
     /// Calls another phone of the proxy; returns when both hear each other.
     pub fn call(&mut self, callee: &str) -> Result<()> {
-        self.command("dial", &format!("sip:{callee}@{GUEST_IP}"))?;
+        self.dial(&format!("sip:{callee}@{GUEST_IP}"))
+    }
+
+    /// Calls this URI.
+    pub fn dial(&mut self, uri: &str) -> Result<()> {
+        self.command("dial", uri)?;
         self.wait_for("CALL_ESTABLISHED", Duration::from_secs(30))
+    }
+
+    /// What it has written so far, its signalling among it.
+    pub fn output(&self) -> String {
+        self.running.output()
+    }
+
+    /// A failure that shows the end of its log.
+    pub fn failure(&self, what: &str) -> Failure {
+        self.running.failure(what)
     }
 
     /// Ends its call.
@@ -112,6 +133,12 @@ impl Phone {
             self.events.extend((message["event"] == true).then_some(message));
         }
         Err(self.running.failure(&format!("did not answer {command:?}")))
+    }
+
+    /// True when an event of this type has been heard; what came before it is forgotten.
+    pub fn happened(&mut self, event: &str) -> bool {
+        let at = self.events.iter().position(|past| past["type"] == event);
+        at.is_some_and(|at| self.events.drain(..=at).count() > 0)
     }
 
     /// Waits for an event of this type, e.g. `CALL_ESTABLISHED`; what came before it is forgotten.
@@ -183,7 +210,7 @@ fn connect_inside(namespace: &Namespace, port: u16) -> Result<TcpStream> {
 
 /// Writes what baresip reads at its start.
 fn furnish(model: &Model, directory: &Path) -> Result<()> {
-    let Model { name, number, transport, account, video } = model;
+    let Model { name, number, transport, account, video, registers, interface } = model;
     let write = |file: &str, text: String| {
         let path = directory.join(file);
         fs::write(&path, text).context(|| format!("cannot write {}", path.display()))
@@ -209,7 +236,7 @@ fn furnish(model: &Model, directory: &Path) -> Result<()> {
     write(
         "config",
         format!(
-            "sip_listen 10.9.0.1:{sip}\nsip_certificate {}\nnet_interface eth0\ncall_local_timeout 60\ncall_max_calls 4\n\
+            "sip_listen 10.9.0.1:{sip}\nsip_certificate {}\nnet_interface {interface}\ncall_local_timeout 60\ncall_max_calls 4\n\
              module_path /usr/lib/baresip/modules\naudio_player aubridge,{name}\naudio_source ausine,440\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\nausrc_format s16\nauplay_format s16\nauenc_format s16\naudec_format s16\n\
              rtp_ports {media}-{}\nrtcp_mux yes\njitter_buffer_type off\n\
@@ -223,13 +250,16 @@ fn furnish(model: &Model, directory: &Path) -> Result<()> {
     )?;
     let way = transport.name();
     let port = if *transport == Transport::Tls { 5061 } else { 5060 };
-    write(
-        "accounts",
-        format!(
-            "<sip:{name}@{GUEST_IP};transport={way}>;outbound=\"sip:{GUEST_IP}:{port};transport={way}\";regint=600;\
-             answermode=auto;{account}\n"
-        ),
-    )?;
+    let (home, outbound) = match registers {
+        true => {
+            let proxy = format!("sip:{GUEST_IP}:{port};transport={way}");
+            (GUEST_IP.to_string(), format!("outbound=\"{proxy}\";regint=600"))
+        }
+        false => {
+            (format!("10.9.0.1:{}", sip + u16::from(*transport == Transport::Tls)), "regint=0".to_owned())
+        }
+    };
+    write("accounts", format!("<sip:{name}@{home};transport={way}>;{outbound};answermode=auto;{account}\n"))?;
     write("contacts", String::new())
 }
 

@@ -69,6 +69,50 @@ fn classify_reports_ticks_and_instructions_over_the_plain_forwarder() {
     assert!(report["instructions"]["rtp_bypass"].as_f64().is_some_and(|n| n > 100.0), "{report}");
 }
 
+/// One scenario end to end, with real checkpoints: it is measured once, and drawn again without being measured again.
+#[test]
+fn figures_measure_a_call_through_a_replicated_vm_and_draw_it() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("figures-{}", std::process::id()));
+    let dir = out.display().to_string();
+    let arguments = ["figures", "--out", &dir, "--only", "6-realtime-300", "--length", "5s"];
+    let report = bench(&arguments);
+    let panel = &report["panels"][0];
+    assert_eq!(
+        (&panel["scenario"]["name"], &report["missing"]),
+        (&"6-realtime-300".into(), &Value::Array(vec![]))
+    );
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("a number: {value} of {panel}"));
+    let heard = &panel["voices"][0]["parts"][0];
+    // 5 s of 20 ms packets, on a machine that may be busy.
+    assert!((150.0..300.0).contains(&number(&heard["packets"])), "{heard}");
+    assert!((1.0..=4.5).contains(&number(&heard["playout"]["mos_60"])), "{heard}");
+    assert!(number(&heard["delta_ms_max"]) >= 20.0 && number(&heard["jitter_ms_max"]) > 0.0, "{heard}");
+    assert!(number(&panel["checkpoints"]) >= 3.0 && number(&panel["pause_ms"]["median"]) > 0.0, "{panel}");
+    assert!(
+        number(&panel["tcp_outward_mbit"]) > 0.0 && number(&panel["sent"][0]["packets"]) > 150.0,
+        "{panel}"
+    );
+    assert_eq!(panel["meta"]["call_broken"], Value::Null, "{panel}");
+    for stated in ["cpu", "kernel", "path", "stamps", "tidegate", "qemu"] {
+        assert!(
+            panel["meta"]["conditions"][stated].as_str().is_some_and(|text| !text.is_empty()),
+            "{stated}"
+        );
+    }
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(read("6-realtime-300.svg").contains("SLA 500"));
+    assert!(read("figures.html").contains("6-realtime-300"));
+    let meta = out.join("6-realtime-300/meta.json");
+    let measured = std::fs::metadata(&meta).and_then(|meta| meta.modified()).expect("raw samples are kept");
+    assert_eq!(bench(&arguments), report, "the same samples make the same figures");
+    let again = std::fs::metadata(&meta).and_then(|meta| meta.modified()).expect("raw samples are kept");
+    assert_eq!(measured, again, "what is complete is not measured again");
+    let _ = std::fs::remove_dir_all(out);
+}
+
 #[test]
 fn a_wrong_name_is_wrong_use() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");

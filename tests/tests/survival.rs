@@ -73,6 +73,24 @@ fn what_a_plane_lets_out_too_early_is_found() -> Result<()> {
     Ok(())
 }
 
+/// The phone in the guest, restored, says again what it has said, under keys and indices that it has used. Nobody hears
+/// that, and its peer goes on decrypting what follows. It dies when most is out that no checkpoint has.
+#[test]
+fn a_call_by_dtls_srtp_goes_on_and_no_index_is_seen_twice() -> Result<()> {
+    let at_send = Args { seed: 21, unsafe_kills: Some(0), control: Some(0), ..args(1, By::Programs)? };
+    let report = survive(&at_send, &|line| println!("{line}"))?;
+    let trial = &report.trials[0];
+    ensure!(trial.faults().is_empty(), "{}", trial.faults().join("\n"));
+    let secured = trial.secured;
+    println!("{secured:?}");
+    let before = secured.packets - secured.after;
+    ensure!(before >= 10 && secured.after >= 10, "too little was said to prove anything: {secured:?}");
+    // A capture that sees nothing repeated proves something where something was.
+    let replayed = trial.replayed;
+    ensure!(replayed > 0, "the restored guest repeated nothing");
+    Ok(())
+}
+
 /// Names with this process id in them: what a run leaves, if it leaves something.
 fn left_by(pid: u32) -> Vec<String> {
     let mark = format!("tg-{pid}-");

@@ -22,7 +22,7 @@ const MS: u64 = 1_000_000;
 const EVENT_WITHIN: Duration = Duration::from_secs(20);
 
 const fn phone(name: &'static str, number: u16, transport: Transport, account: &'static str) -> Model {
-    Model { name, number, transport, account, video: false }
+    Model { name, number, transport, account, video: false, registers: true, interface: "eth0" }
 }
 
 /// What kind of call, who calls, who answers.

@@ -4,6 +4,7 @@
 //! Whoever touches the ledger does it through [`GuestPlane::with`]: afterwards what changed is told as events,
 //! whoever changed it (a session, the timer, a ring that stopped).
 
+use crate::described::Described;
 use crate::events::Hub;
 use crate::nap::{NAP, SPIN, nap};
 use crate::pauses::Pauses;
@@ -40,6 +41,8 @@ pub struct GuestPlane {
     pub policy: Mutex<PolicySpec>,
     /// How long it stood still.
     pub pauses: Pauses,
+    /// What its signalling says of its ports.
+    pub described: Described,
     ledger: Mutex<(Guest, Witness)>,
     hub: Arc<Hub>,
     now: Now,
@@ -82,6 +85,7 @@ impl GuestPlane {
             lanes,
             policy: Mutex::new(policy),
             pauses: Pauses::default(),
+            described: Described::default(),
             ledger: Mutex::new((ledger, witness)),
             hub,
             now,

@@ -8,7 +8,7 @@ use tidegate_control::protocol::*;
 use tidegate_dataplane::guest::Mode;
 use tidegate_dataplane::identities::{Identity, TAG_BYTES};
 use tidegate_dataplane::inbox::Handed;
-use tidegate_dataplane::rtp::{GoneOut, Inherited, MAX_MARGIN};
+use tidegate_dataplane::rtp::{GoneOut, Inherited, MAX_MARGIN, Through};
 use tidegate_dataplane::tsc::TscRate;
 use tidegate_dataplane::wire::{address_bytes, display_address};
 
@@ -40,7 +40,8 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
             (lane, place) = (lane + 1, 0);
             continue;
         }
-        streams.extend(table.gone_out(place, since, now, rate).map(|stream| row(lane, &stream)));
+        let told = table.gone_out(place, since, now, rate);
+        streams.extend(told.map(|stream| row(lane, &stream, secured(guest, &stream))));
         (place, looked) = (place + 1, looked + 1);
     }
     let more = lane < guest.lanes.len();
@@ -49,7 +50,17 @@ pub fn tell(guest: &GuestPlane, asked: &Guard, rate: TscRate) -> Result<GuardRep
     Ok(GuardReport { guest: guest.name().into(), token: now, streams, next, identities })
 }
 
-fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
+/// SRTP where DTLS was seen; otherwise what signalling says of the port. Of what comes through a channel nobody says
+/// anything.
+fn secured(guest: &GuestPlane, stream: &GoneOut) -> Option<bool> {
+    let described = || guest.described.secured(stream.address, stream.port);
+    match stream.secure {
+        true => Some(true),
+        false => stream.channel.is_none().then(described)?,
+    }
+}
+
+fn row(lane: usize, stream: &GoneOut, secure: Option<bool>) -> GuardedStream {
     GuardedStream {
         lane,
         address: stream.address,
@@ -57,10 +68,11 @@ fn row(lane: usize, stream: &GoneOut) -> GuardedStream {
         ssrc: stream.ssrc,
         highest: stream.highest,
         interval_us: stream.interval_ns / 1000,
-        secure: stream.secure.then_some(true),
+        secure,
         clock_rate: stream.clock_rate,
         payload_type: stream.payload_type,
         margin: 0,
+        channel: stream.channel.map(|at| (at.number, display_address(at.server), at.server_port)),
     }
 }
 
@@ -125,6 +137,11 @@ fn inherited(told: &GuardedStream, guard: ReplayGuard, margin_ms: Option<u64>) -
         secure: told.secure == Some(true),
         clock_rate: told.clock_rate,
         payload_type: told.payload_type,
+        channel: told.channel.map(|(number, server, server_port)| Through {
+            number,
+            server: address_bytes(server),
+            server_port,
+        }),
     }
 }
 
@@ -189,4 +206,33 @@ async fn in_time(deadline: Instant) -> Result<(), Failure> {
     }
     nap(NAP).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_inherited_with_the_channel_that_it_was_told_with() {
+        let server = address_bytes([192, 0, 2, 1].into());
+        let channel = Some(Through { number: 0x4001, server, server_port: 3478 });
+        let address = [10, 0, 0, 2].into();
+        let told = GoneOut {
+            address,
+            port: 4000,
+            ssrc: 7,
+            highest: 65545,
+            interval_ns: 20_000_000,
+            secure: true,
+            clock_rate: 8000,
+            payload_type: 8,
+            channel,
+        };
+        let row = row(0, &told, Some(true));
+        assert_eq!(row.channel, Some((0x4001, [192, 0, 2, 1].into(), 3478)));
+        let inherited = inherited(&row, ReplayGuard::Srtp, Some(100));
+        assert_eq!((inherited.channel, inherited.guarded), (channel, true));
+        // Five packets in 100 ms and one more.
+        assert_eq!((inherited.address, inherited.highest, inherited.margin), (address_bytes(address), 15, 6));
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod announce;
 pub mod assembly;
+pub mod described;
 pub mod events;
 pub mod generation;
 pub mod guest;

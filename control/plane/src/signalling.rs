@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tidegate_control::signalling::{Learner, Lesson};
+use tidegate_control::signalling::{Learned, Learner, Lesson};
 use tidegate_dataplane::ear::{Heard, Protocol};
 
 /// From one look to the next.
@@ -100,6 +100,13 @@ impl Pupil {
             self.learner.hear_frame(heard.frame(), false, now, lessons);
             lanes[n].shared.ear.give_back(heard);
         }
+        lessons.retain(|lesson| match lesson.what {
+            Learned::Secured(secured) => {
+                self.guest.described.note(lesson, secured);
+                false
+            }
+            _ => true,
+        });
         for (lane, untold) in self.guest.lanes.iter().zip(&mut self.untold) {
             let room = BACKLOG - untold.len();
             untold.extend(lessons.iter().take(room));

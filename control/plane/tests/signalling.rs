@@ -20,11 +20,15 @@ fn sum(bytes: &[u8]) -> [u8; 2] {
 }
 
 fn ip(src: [u8; 4], dst: [u8; 4], fragment: u16, body: &[u8]) -> Vec<u8> {
+    packet(17, src, dst, fragment, body)
+}
+
+fn packet(protocol: u8, src: [u8; 4], dst: [u8; 4], fragment: u16, body: &[u8]) -> Vec<u8> {
     let mut header = vec![0x45, 0];
     header.extend((20 + body.len() as u16).to_be_bytes());
     header.extend([0, 7]);
     header.extend(fragment.to_be_bytes());
-    header.extend([64, 17, 0, 0]);
+    header.extend([64, protocol, 0, 0]);
     header.extend([src, dst].concat());
     let check = sum(&header);
     header[10..12].copy_from_slice(&check);
@@ -42,6 +46,18 @@ fn udp(src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
     udp
 }
 
+/// A frame from the guest with a plain TCP segment.
+fn tcp(ports: [u16; 2], sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let mut tcp = [ports[0].to_be_bytes(), ports[1].to_be_bytes()].concat();
+    tcp.extend(sequence.to_be_bytes());
+    tcp.extend([0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+    tcp.extend(payload);
+    let length = (tcp.len() as u16).to_be_bytes();
+    let check = sum(&[&GUEST[..], &PEER, &[0, 6], &length, &tcp].concat());
+    tcp[16..18].copy_from_slice(&check);
+    packet(6, GUEST, PEER, 0, &tcp)
+}
+
 fn sip(start: &str, tags: [&str; 2], cseq: &str, body: &str) -> Vec<u8> {
     format!(
         "{start}\r\nVia: SIP/2.0/UDP 10.0.0.2;branch=z9hG4bK1\r\nFrom: <sip:a@x>;tag={}\r\nTo: <sip:b@x>{}\r\n\
@@ -54,9 +70,14 @@ fn sip(start: &str, tags: [&str; 2], cseq: &str, body: &str) -> Vec<u8> {
 }
 
 fn invite() -> Vec<u8> {
-    let sdp =
-        "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\n";
-    sip("INVITE sip:b@x SIP/2.0", ["g", ""], "1 INVITE", sdp)
+    invite_to("RTP/AVP")
+}
+
+fn invite_to(profile: &str) -> Vec<u8> {
+    let sdp = format!(
+        "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\nm=audio 4000 {profile} 8\r\n"
+    );
+    sip("INVITE sip:b@x SIP/2.0", ["g", ""], "1 INVITE", &sdp)
 }
 
 fn from_guest(rig: &Rig, lane: usize, frame: Vec<u8>) {
@@ -124,6 +145,39 @@ fn the_first_packet_of_a_call_leaves_at_once_until_the_other_side_hangs_up() {
     to_guest(&rig, &sip("BYE sip:a@x SIP/2.0", ["p", ";tag=g"], "1 BYE", ""));
     assert!(taught(&rig, 0, 2));
     assert!(!leaves(&rig, 0, 3), "the call is over");
+}
+
+/// Segments are read the short way unless one of their ports is one of signalling, whichever it is.
+#[test]
+fn an_invite_by_tcp_is_heard_to_and_from_a_signalling_port_and_no_other() {
+    for (ports, hears) in [([40000, 5060], true), ([5060, 40000], true), ([40000, 40001], false)] {
+        let rig = Rig::one("mode = \"protected\"");
+        let invite = invite();
+        let (first, rest) = invite.split_at(100);
+        from_guest(&rig, 0, tcp(ports, 1, first));
+        from_guest(&rig, 0, tcp(ports, 101, rest));
+        assert_eq!(hears && taught(&rig, 0, 1), hears);
+        assert_eq!(leaves(&rig, 0, 1), hears, "{ports:?}");
+    }
+}
+
+#[test]
+fn a_standby_is_told_what_sip_says_of_a_streams_keys() {
+    for (profile, secure) in [("RTP/AVP", false), ("RTP/SAVP", true)] {
+        let rig = Rig::one("mode = \"protected\"");
+        from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [5060, 5060], &invite_to(profile))));
+        assert!(taught(&rig, 0, 1) && leaves(&rig, 0, 2));
+        let told = rig.client().grant("guard", json!({}));
+        assert_eq!(
+            (&told["streams"][0][3], &told["streams"][0][6]),
+            (&json!(2), &json!(secure)),
+            "{profile}"
+        );
+        to_guest(&rig, &sip("BYE sip:a@x SIP/2.0", ["p", ";tag=g"], "1 BYE", ""));
+        assert!(taught(&rig, 0, 2));
+        let told = rig.client().grant("guard", json!({}));
+        assert!(told["streams"][0][6].is_null(), "{profile}: the call is over");
+    }
 }
 
 #[test]

@@ -14,6 +14,8 @@ const REMEMBERED: usize = 512;
 pub struct Chronicle {
     process: &'static str,
     json: bool,
+    /// The standard output is somebody else's.
+    aside: bool,
     steps: bool,
     sums: Mutex<Sums>,
 }
@@ -57,7 +59,12 @@ impl Chronicle {
     pub fn new(process: &'static str, json: bool) -> Chronicle {
         // For tests that kill at each step of a checkpoint.
         let steps = std::env::var_os("TIDEGATE_STEPS").is_some();
-        Chronicle { process, json, steps, sums: Mutex::default() }
+        Chronicle { process, json, aside: false, steps, sums: Mutex::default() }
+    }
+
+    /// The same, on the standard error: nothing of it goes to the standard output.
+    pub fn aside(process: &'static str, json: bool) -> Chronicle {
+        Chronicle { aside: true, ..Chronicle::new(process, json) }
     }
 
     /// Something happened.
@@ -67,7 +74,10 @@ impl Chronicle {
             data["event"] = json!(event);
             data["at_ns"] = json!(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
             // A reader that went away is no reason to stop replicating.
-            let _ = writeln!(std::io::stdout(), "{data}");
+            let _ = match self.aside {
+                true => writeln!(std::io::stderr(), "{data}"),
+                false => writeln!(std::io::stdout(), "{data}"),
+            };
         } else {
             log::info!("{}: {event} {data}", self.process);
         }

@@ -30,6 +30,18 @@ pub fn execute(command: ReplicationCommand) -> ExitCode {
                 standby::End::Failed(reason) => Err(reason),
             })
         }
+        ReplicationCommand::XenSend(args) => {
+            Orders::listen().and_then(|orders| match primary::xen::run(*args, &orders)? {
+                primary::End::Stopped => Ok(()),
+                primary::End::Failed(reason) => Err(reason),
+            })
+        }
+        ReplicationCommand::XenReceive(args) => {
+            Orders::listen().and_then(|orders| match standby::xen::run(*args, &orders)? {
+                standby::End::Stopped(_) => Ok(()),
+                standby::End::Failed(reason) => Err(reason),
+            })
+        }
         ReplicationCommand::Failover(args) => return ended(failover(&args), args.json),
         ReplicationCommand::Replication(args) => return ended(replication(&args), args.json),
         ReplicationCommand::Certs(args) => return crate::certs::run(&args),
@@ -43,6 +55,9 @@ fn json(command: &ReplicationCommand) -> bool {
     match command {
         ReplicationCommand::Replicate(args) => args.vm.json,
         ReplicationCommand::Standby(args) => args.vm.json,
+        // Its standard output is xl's: not a word of ours.
+        ReplicationCommand::XenSend(_) => false,
+        ReplicationCommand::XenReceive(args) => args.json,
         ReplicationCommand::Failover(args) => args.json,
         ReplicationCommand::Replication(args) => args.json,
         ReplicationCommand::Certs(args) => args.json,

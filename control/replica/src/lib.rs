@@ -27,3 +27,4 @@ pub mod qmp;
 pub mod standby;
 pub mod vm;
 pub mod witness;
+pub mod xen;

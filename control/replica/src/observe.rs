@@ -138,8 +138,11 @@ fn follow(
 fn close(plane: &Plane) -> Result<(CheckpointId, bool), String> {
     let pulse = plane.pulse().map_err(|e| e.to_string())?;
     let begins = pulse.mode != "protected";
-    let id =
-        if begins { plane.protect(pulse.epoch + 1, None) } else { plane.close().map(|closed| closed.id) };
+    let id = if begins {
+        plane.protect(pulse.epoch + 1, false, None)
+    } else {
+        plane.close(false).map(|closed| closed.id)
+    };
     id.map(|id| (id, begins)).map_err(|e| e.to_string())
 }
 

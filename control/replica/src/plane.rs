@@ -18,7 +18,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Streams that a line to the plane has room for.
-const STREAMS_A_LINE: usize = 400;
+const STREAMS_A_LINE: usize = 300;
 
 /// A controlled guest of a running plane.
 #[derive(Debug)]
@@ -126,9 +126,15 @@ impl Plane {
         self.ask("takeover", json!({})).map(drop)
     }
 
-    /// Protection begins, inside a pause. The checkpoint of this pause is named by the epoch before the first.
-    pub fn protect(&self, first_epoch: u64, term: Option<Term>) -> Result<CheckpointId, ClientError> {
-        let mut arguments = json!({ "first_epoch": first_epoch });
+    /// Protection begins, inside a pause. The checkpoint of this pause is named by the epoch before the first. `vouched`: the
+    /// caller knows of the pause, whatever the guest's rings say.
+    pub fn protect(
+        &self,
+        first_epoch: u64,
+        vouched: bool,
+        term: Option<Term>,
+    ) -> Result<CheckpointId, ClientError> {
+        let mut arguments = json!({ "first_epoch": first_epoch, "vouched": vouched });
         if let Some(Term { since_ns, term_ms }) = term {
             arguments["term_ms"] = json!(term_ms);
             arguments["since_ns"] = json!(since_ns);
@@ -137,10 +143,15 @@ impl Plane {
         Ok(CheckpointId { epoch: open.epoch.saturating_sub(1), ..open })
     }
 
-    /// The guest is paused: its epoch ends.
-    pub fn close(&self) -> Result<Closed, ClientError> {
-        let told = self.ask("close", json!({}))?;
+    /// The guest is paused: its epoch ends. `vouched` as in [`Plane::protect`].
+    pub fn close(&self, vouched: bool) -> Result<Closed, ClientError> {
+        let told = self.ask("close", json!({ "vouched": vouched }))?;
         Ok(Closed { id: id(&told)?, frames: number(&told, "frames")?, bytes: number(&told, "bytes")? })
+    }
+
+    /// The guest runs again, or is about to: for ports that do not tell.
+    pub fn resumed(&self) -> Result<(), ClientError> {
+        self.ask("resumed", json!({})).map(drop)
     }
 
     /// Whether the guest stood still from the close until now.

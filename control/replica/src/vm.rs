@@ -8,6 +8,44 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+/// What tells that a VM lives: a beat goes out only while it does.
+pub trait SignsOfLife: Send + Sync {
+    /// What runs the VM, or keeps it replicated, in the operator's words.
+    fn who(&self) -> &'static str;
+    /// A sign of life, or none within the time. Nothing, while it is busy: then [`SignsOfLife::silent_for`] tells.
+    fn look(&self, within: Duration) -> Option<Result<(), String>>;
+    /// Since the last sign.
+    fn silent_for(&self) -> Duration;
+    /// There will never be another.
+    fn is_gone(&self) -> bool;
+    /// The guest has shut down in order: that is no death. Where nobody tells, it is one.
+    fn has_shut_down(&self) -> bool {
+        false
+    }
+}
+
+impl SignsOfLife for Vm {
+    fn who(&self) -> &'static str {
+        "QEMU"
+    }
+
+    fn look(&self, within: Duration) -> Option<Result<(), String>> {
+        Vm::look(self, within).map(|state| state.map(drop).map_err(|e| e.to_string()))
+    }
+
+    fn silent_for(&self) -> Duration {
+        Vm::silent_for(self)
+    }
+
+    fn is_gone(&self) -> bool {
+        Vm::is_gone(self)
+    }
+
+    fn has_shut_down(&self) -> bool {
+        Vm::has_shut_down(self)
+    }
+}
+
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -11,7 +11,7 @@ pub(crate) mod sample;
 pub(crate) use judge::{RATE, STREAMS, Whole};
 pub use judge::{Task, judge};
 pub(crate) use overheard::Overheard;
-pub use quality::{Arrival, Quality, mos, quality, r_factor};
+pub use quality::{Arrival, Quality, Step, mos, quality, r_factor, share, steps, summary};
 pub use report::{FileReport, FlowReport, Report, StreamReport};
 
 use crate::cli::{DONE, FAILED, WRONG_USE, print_failure, say_error};

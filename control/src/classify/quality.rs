@@ -29,6 +29,8 @@ pub struct Quality {
     pub delta_ms_mean: f64,
     /// 99th percentile of the delay beyond the quickest packet's (RFC 5481).
     pub pdv_ms_p99: f64,
+    /// 99.9th percentile of it.
+    pub pdv_ms_p999: f64,
     /// Largest such delay.
     pub pdv_ms_max: f64,
     /// Sequence numbers missing between the first and the highest.
@@ -37,6 +39,12 @@ pub struct Quality {
     pub reordered: u64,
     /// Packets that came twice.
     pub duplicates: u64,
+    /// Packets that came too late for a buffer of 60 ms.
+    pub late_60: u64,
+    /// The same of 200 ms.
+    pub late_200: u64,
+    /// Most numbers in a row that a buffer of 60 ms could not play: lost, or too late.
+    pub burst_60: u64,
     /// Share of the packets that a buffer of 60 ms could not play: lost, or too late. Per cent.
     pub unplayed_percent_60: f64,
     /// The same of 200 ms.
@@ -89,56 +97,113 @@ pub fn media_clock(arrivals: &[Arrival]) -> Option<u32> {
     CLOCKS.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
 }
 
-/// Of the packets in the order in which they came; `clock` is the media clock in units a second.
-pub fn quality(arrivals: &[Arrival], clock: u32) -> Quality {
-    let Some((first, rest)) = arrivals.split_first() else { return Quality::default() };
+/// What one packet adds to the picture. Milliseconds, unless named otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// When it came, nanoseconds.
+    pub at_ns: u64,
+    /// Its sequence number without the wraps, from that of the first packet.
+    pub position: i64,
+    /// Since the packet before it; 0 for the first.
+    pub delta_ms: f64,
+    /// Interarrival jitter after it (RFC 3550, 6.4.1).
+    pub jitter_ms: f64,
+    /// Its delay beyond that of the quickest packet.
+    pub delay_ms: f64,
+    /// Its number had come before.
+    pub again: bool,
+}
+
+/// One for each packet, in the order in which they came; `clock` is the media clock in units a second.
+pub fn steps(arrivals: &[Arrival], clock: u32) -> Vec<Step> {
+    let Some((first, rest)) = arrivals.split_first() else { return Vec::new() };
     let unit_ns = 1e9 / f64::from(clock.max(1));
-    let mut q = Quality::default();
-    let (mut jitter, mut sum, mut before) = (0.0f64, 0.0, *first);
     // Extended sequence numbers and timestamps, from those of the first packet.
-    let (mut highest, mut position) = (i64::from(first.sequence), i64::from(first.sequence));
-    let mut seen = std::collections::HashSet::from([highest]);
-    let (mut media, mut delays) = (0i64, vec![0.0f64]);
+    let (mut position, mut media, mut jitter, mut before) = (i64::from(first.sequence), 0i64, 0.0f64, *first);
+    let mut seen = std::collections::HashSet::from([position]);
+    let start =
+        Step { at_ns: first.at_ns, position, delta_ms: 0.0, jitter_ms: 0.0, delay_ms: 0.0, again: false };
+    let mut steps = Vec::with_capacity(arrivals.len());
+    steps.push(start);
     for packet in rest {
         let delta = packet.at_ns.saturating_sub(before.at_ns) as f64;
         let advance = packet.timestamp.wrapping_sub(before.timestamp) as i32;
         let deviation = delta - f64::from(advance) * unit_ns;
         jitter += (deviation.abs() - jitter) / 16.0;
-        sum += jitter;
-        q.jitter_ms_max = q.jitter_ms_max.max(jitter / MS);
-        q.delta_ms_max = q.delta_ms_max.max(delta / MS);
         media += i64::from(advance);
-        delays.push(packet.at_ns.saturating_sub(first.at_ns) as f64 - media as f64 * unit_ns);
         position += i64::from(packet.sequence.wrapping_sub(before.sequence) as i16);
-        match seen.insert(position) {
-            false => q.duplicates += 1,
-            true if position < highest => q.reordered += 1,
-            true => {}
-        }
-        highest = highest.max(position);
+        steps.push(Step {
+            at_ns: packet.at_ns,
+            position,
+            delta_ms: delta / MS,
+            jitter_ms: jitter / MS,
+            // Against the first packet's, until the quickest one is known.
+            delay_ms: packet.at_ns.saturating_sub(first.at_ns) as f64 - media as f64 * unit_ns,
+            again: !seen.insert(position),
+        });
         before = *packet;
     }
-    let lowest = seen.iter().min().copied().unwrap_or(highest);
+    let quickest = steps.iter().map(|step| step.delay_ms).fold(f64::MAX, f64::min);
+    steps.iter_mut().for_each(|step| step.delay_ms = (step.delay_ms - quickest) / MS);
+    steps
+}
+
+/// Of the packets in the order in which they came; `clock` is the media clock in units a second.
+pub fn quality(arrivals: &[Arrival], clock: u32) -> Quality {
+    summary(&steps(arrivals, clock), clock)
+}
+
+/// The same of steps that are known.
+pub fn summary(steps: &[Step], clock: u32) -> Quality {
+    let ([first, ..], [.., last]) = (steps, steps) else { return Quality::default() };
+    let mut q = Quality::default();
+    let (mut highest, mut lowest, mut numbers) = (first.position, first.position, 1u64);
+    for step in &steps[1..] {
+        q.jitter_ms += step.jitter_ms;
+        q.jitter_ms_max = q.jitter_ms_max.max(step.jitter_ms);
+        q.delta_ms_max = q.delta_ms_max.max(step.delta_ms);
+        match step.again {
+            true => q.duplicates += 1,
+            false => numbers += 1,
+        }
+        q.reordered += u64::from(!step.again && step.position < highest);
+        highest = highest.max(step.position);
+        lowest = lowest.min(step.position);
+    }
     let expected = (highest - lowest + 1) as u64;
-    q.lost = expected - seen.len() as u64;
-    let count = rest.len().max(1) as f64;
-    q.jitter_ms = sum / count / MS;
-    q.jitter_units = sum / count / unit_ns;
-    q.delta_ms_mean = before.at_ns.saturating_sub(first.at_ns) as f64 / count / MS;
-    let quickest = delays.iter().copied().fold(f64::MAX, f64::min);
-    delays.iter_mut().for_each(|delay| *delay = (*delay - quickest) / MS);
-    let unplayed = |buffer: f64| {
-        let late = delays.iter().filter(|delay| **delay > buffer).count() as u64;
-        100.0 * ((q.lost + late) as f64 / expected.max(1) as f64).min(1.0)
-    };
-    (q.unplayed_percent_60, q.unplayed_percent_200) = (unplayed(60.0), unplayed(200.0));
+    q.lost = expected - numbers;
+    let count = (steps.len() - 1).max(1) as f64;
+    q.jitter_ms /= count;
+    q.jitter_units = q.jitter_ms * f64::from(clock.max(1)) / 1e3;
+    q.delta_ms_mean = last.at_ns.saturating_sub(first.at_ns) as f64 / count / MS;
+    let late = |buffer: f64| steps.iter().filter(|step| step.delay_ms > buffer).count() as u64;
+    let unplayed = |late: u64| 100.0 * ((q.lost + late) as f64 / expected.max(1) as f64).min(1.0);
+    let (late_60, late_200) = (late(60.0), late(200.0));
+    (q.unplayed_percent_60, q.unplayed_percent_200) = (unplayed(late_60), unplayed(late_200));
+    (q.late_60, q.late_200, q.burst_60) = (late_60, late_200, burst(steps, 60.0, lowest, highest));
+    let mut delays: Vec<f64> = steps.iter().map(|step| step.delay_ms).collect();
     delays.sort_by(f64::total_cmp);
     q.pdv_ms_max = delays.last().copied().unwrap_or(0.0);
-    q.pdv_ms_p99 = delays[((delays.len() as f64 * 0.99).ceil() as usize).clamp(1, delays.len()) - 1];
+    (q.pdv_ms_p99, q.pdv_ms_p999) = (share(&delays, 0.99), share(&delays, 0.999));
     q.r_60 = r_factor(60.0, q.unplayed_percent_60);
     q.r_200 = r_factor(200.0, q.unplayed_percent_200);
     (q.mos_60, q.mos_200) = (mos(q.r_60), mos(q.r_200));
     q
+}
+
+/// The value that this share (0 to 1) of the values do not exceed; they are sorted. 0 for none.
+pub fn share(sorted: &[f64], share: f64) -> f64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(0.0)
+}
+
+/// Most numbers in a row between two that were played, or before the first, or behind the last.
+fn burst(steps: &[Step], buffer: f64, lowest: i64, highest: i64) -> u64 {
+    let mut played: Vec<i64> =
+        steps.iter().filter(|step| step.delay_ms <= buffer).map(|step| step.position).collect();
+    played.extend([lowest - 1, highest + 1]);
+    played.sort_unstable();
+    played.windows(2).map(|two| (two[1] - two[0] - 1).max(0) as u64).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -182,6 +247,13 @@ mod tests {
         let q = quality(&stream(4000, |n| (n * 20 / 400 + 1) * 400), 8000);
         assert!((q.jitter_ms - 38.0).abs() < 0.6 && (q.jitter_ms_max - 51.0).abs() < 0.6, "{q:?}");
         assert_eq!((q.delta_ms_max, q.pdv_ms_max), (400.0, 380.0));
+        // Settled, the jitter runs from 29 to 51 ms: the tooth of the saw.
+        let settled = &steps(&stream(4000, |n| (n * 20 / 400 + 1) * 400), 8000)[2000..];
+        let lowest = settled.iter().map(|step| step.jitter_ms).fold(f64::MAX, f64::min);
+        let highest = settled.iter().map(|step| step.jitter_ms).fold(0.0, f64::max);
+        assert!((lowest - 29.0).abs() < 0.6 && (highest - 51.0).abs() < 0.6, "{lowest} to {highest}");
+        // The first 16 of each 20 come too late for 60 ms.
+        assert_eq!((q.late_60, q.late_200, q.burst_60, q.lost), (3200, 1800, 16, 0));
         // Of 20 packets of an epoch the last 4 are at most 60 ms behind the quickest.
         assert!(
             (q.unplayed_percent_60 - 80.0).abs() < 0.1 && (q.unplayed_percent_200 - 45.0).abs() < 0.1,
@@ -200,6 +272,24 @@ mod tests {
         assert_eq!((q.lost, q.reordered, q.duplicates), (1, 1, 1));
         assert_eq!(quality(&[], 8000), Quality::default());
         assert_eq!(quality(&packets[..1], 0).lost, 0);
+    }
+
+    #[test]
+    fn what_is_lost_and_what_is_late_make_one_burst() {
+        // 5, 6 and 7 are lost, 8 and 9 come 100 ms late, each 20 ms behind the one before.
+        let late = |n: u64| if (8..10).contains(&n) { n * 20 + 100 } else { n * 20 };
+        let mut packets = stream(20, late);
+        packets.drain(5..8);
+        packets.sort_by_key(|packet| packet.at_ns);
+        let q = quality(&packets, 8000);
+        assert_eq!((q.lost, q.late_60, q.late_200, q.burst_60), (3, 2, 0, 5));
+        assert_eq!(q.pdv_ms_p999, q.pdv_ms_max);
+        assert_eq!(q.pdv_ms_max, 100.0);
+        assert!((q.unplayed_percent_60 - 25.0).abs() < 1e-9);
+        assert_eq!(quality(&stream(50, |n| n * 20), 8000).burst_60, 0);
+        // At the end nothing is played any more.
+        let end = quality(&stream(20, |n| if n >= 17 { n * 20 + 70 } else { n * 20 }), 8000);
+        assert_eq!((end.late_60, end.burst_60), (3, 3));
     }
 
     /// G.107 with its default values but for delay and loss: R = 93.2 - Id - Ie,eff, worked out apart from this code.

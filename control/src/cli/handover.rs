@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Streams of one request: a line to the plane has 64 KiB.
-const STREAMS: usize = 400;
+const STREAMS: usize = 300;
 
 /// What is asked, or handed over.
 #[derive(Clone, Debug, clap::Args)]

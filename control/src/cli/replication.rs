@@ -33,6 +33,22 @@ guest goes on unprotected as its on_backup_lost says. Ends too when the guest sh
 QEMU waits beside it with the same devices and RAM size, its own RAM file, and -incoming defer; this host's plane serves
 its vhost-user socket with mode = \"muted\". After a promotion the process stays, to tell the old primary that it is over.")]
     Standby(Box<StandbyArgs>),
+    /// Relay what `xl remus` writes of a Xen domain to its backup host: close at each checkpoint's first byte, commit
+    /// when the other side has it
+    #[command(after_help = "Example, as root on the Dom0 where the domain runs:
+  xl remus -F -n -i 200 -s '' pbx 'tidegate xen-send --to 10.7.0.2:7413 --certs /etc/tidegate/certs --peer host-b'
+
+xl starts it and waits until the other side is ready. The domain must be PVH (Xen replicates no PV guest here, and an HVM
+guest's device model is not followed). Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
+    XenSend(Box<XenSendArgs>),
+    /// Be the backup of a Xen domain: feed complete checkpoints to `xl migrate-receive`, and have it start the domain when
+    /// its primary is dead
+    #[command(after_help = "Example, as root on the backup's Dom0:
+  tidegate xen-receive --listen 10.7.0.2:7413 --certs /etc/tidegate/certs --peer host-a
+
+This host's plane has the guest with mode = \"muted\". After a promotion the process stays, to tell the old primary that
+it is over. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
+    XenReceive(Box<XenReceiveArgs>),
     /// Have the standby take over now: it waits until the primary's lease has ended, unless you say that it is fenced
     #[command(after_help = "Examples:
   tidegate failover
@@ -207,6 +223,73 @@ pub struct StandbyArgs {
     /// This process's own socket: tidegate replication, tidegate failover
     #[arg(long, value_name = "PATH", default_value = STANDBY_DESK)]
     pub desk: PathBuf,
+}
+
+/// See [`ReplicationCommand::XenSend`].
+#[derive(Clone, Debug, Args)]
+pub struct XenSendArgs {
+    /// The plane's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// The guest; may be left out where the plane has one only
+    #[arg(long, short, value_name = "NAME")]
+    pub guest: Option<String>,
+    /// Become the guest's controller even if another process is
+    #[arg(long)]
+    pub takeover: bool,
+    /// The backup host
+    #[arg(long, value_name = "ADDR")]
+    pub to: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub link: LinkArgs,
+    /// xl that writes nothing for so long is no sign of life any more: longer than its interval and a checkpoint
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    pub stalled_after: Duration,
+    /// This process's own socket: tidegate replication
+    #[arg(long, value_name = "PATH", default_value = "/run/tidegate/replicate.sock")]
+    pub desk: PathBuf,
+    /// Every checkpoint and event as a line of JSON on the standard error: the standard output is xl's
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// See [`ReplicationCommand::XenReceive`].
+#[derive(Clone, Debug, Args)]
+pub struct XenReceiveArgs {
+    /// The plane's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// The guest; may be left out where the plane has one only
+    #[arg(long, short, value_name = "NAME")]
+    pub guest: Option<String>,
+    /// Become the guest's controller even if another process is
+    #[arg(long)]
+    pub takeover: bool,
+    /// Where the primary finds this host
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub link: LinkArgs,
+    /// How long one grant lets the primary speak
+    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
+    pub term: Duration,
+    /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
+    #[arg(long)]
+    pub protected: bool,
+    /// Xen's tool
+    #[arg(long, value_name = "PROGRAM", default_value = "xl")]
+    pub xl: PathBuf,
+    /// Largest checkpoint that is taken, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub checkpoint_mib: u32,
+    /// This process's own socket: tidegate replication, tidegate failover
+    #[arg(long, value_name = "PATH", default_value = STANDBY_DESK)]
+    pub desk: PathBuf,
+    /// Every checkpoint and event as a line of JSON on the standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Where a standby is asked.

@@ -73,7 +73,8 @@ pub struct GuardedStream {
     pub highest: u32,
     /// Mean time between two packets, microseconds; 0 while unknown. It includes silences.
     pub interval_us: u64,
-    /// It is SRTP (DTLS was seen on its port), or certainly is not; `null`: unknown, which counts as SRTP.
+    /// It is SRTP (DTLS was seen on its port, or SIP says so), or SIP says that it is not; `null`: unknown, which counts as
+    /// SRTP.
     pub secure: Option<bool>,
     /// Media clock, units a second; 0 while unknown.
     pub clock_rate: u32,
@@ -82,21 +83,49 @@ pub struct GuardedStream {
     /// Packets beyond `highest` that may have gone out since it was told: for whoever hands the stream over to say, at
     /// most 20 000. 0 in answers.
     pub margin: u16,
+    /// The TURN channel that it goes through: its number, the server's address and port.
+    pub channel: Option<(u16, IpAddr, u16)>,
 }
 
-type StreamRow = (usize, IpAddr, u16, u32, u32, u64, Option<bool>, u32, u8, u16);
+type Channel = Option<(u16, IpAddr, u16)>;
+type StreamRow = (usize, IpAddr, u16, u32, u32, u64, Option<bool>, u32, u8, u16, Channel);
 
 impl From<StreamRow> for GuardedStream {
     fn from(row: StreamRow) -> Self {
-        let (lane, address, port, ssrc, highest, interval_us, secure, clock_rate, payload_type, margin) = row;
-        Self { lane, address, port, ssrc, highest, interval_us, secure, clock_rate, payload_type, margin }
+        let (
+            lane,
+            address,
+            port,
+            ssrc,
+            highest,
+            interval_us,
+            secure,
+            clock_rate,
+            payload_type,
+            margin,
+            channel,
+        ) = row;
+        Self {
+            lane,
+            address,
+            port,
+            ssrc,
+            highest,
+            interval_us,
+            secure,
+            clock_rate,
+            payload_type,
+            margin,
+            channel,
+        }
     }
 }
 
 impl From<GuardedStream> for StreamRow {
     fn from(s: GuardedStream) -> Self {
-        let GuardedStream { lane, address, port, ssrc, highest, interval_us, .. } = s;
-        (lane, address, port, ssrc, highest, interval_us, s.secure, s.clock_rate, s.payload_type, s.margin)
+        let GuardedStream { lane, address, port, ssrc, highest, interval_us, secure, channel, .. } = s;
+        let (clock_rate, payload_type, margin) = (s.clock_rate, s.payload_type, s.margin);
+        (lane, address, port, ssrc, highest, interval_us, secure, clock_rate, payload_type, margin, channel)
     }
 }
 
@@ -156,16 +185,24 @@ mod tests {
 
     #[test]
     fn a_stream_is_a_row_and_reads_back() {
-        let row = json!([0, "10.0.0.2", 40000, 7, 65545, 20000, null, 8000, 8, 3]);
-        let stream: GuardedStream = serde_json::from_value(row.clone()).expect("a row");
-        assert_eq!(
-            (stream.address.to_string().as_str(), stream.highest, stream.margin),
-            ("10.0.0.2", 65545, 3)
-        );
-        assert_eq!(serde_json::to_value(stream).expect("JSON"), row);
-        for bad in
-            [json!([0, "10.0.0.2", 40000]), json!({"lane": 0}), json!([0, "x", 1, 1, 1, 1, null, 1, 1, 1])]
-        {
+        for (channel, read) in [
+            (json!(null), None),
+            (json!([0x4001, "192.0.2.1", 3478]), Some((0x4001, IpAddr::from([192, 0, 2, 1]), 3478))),
+        ] {
+            let row = json!([0, "10.0.0.2", 40000, 7, 65545, 20000, null, 8000, 8, 3, channel]);
+            let stream: GuardedStream = serde_json::from_value(row.clone()).expect("a row");
+            assert_eq!(
+                (stream.address.to_string().as_str(), stream.highest, stream.margin, stream.channel),
+                ("10.0.0.2", 65545, 3, read)
+            );
+            assert_eq!(serde_json::to_value(stream).expect("JSON"), row);
+        }
+        for bad in [
+            json!([0, "10.0.0.2", 40000]),
+            json!({"lane": 0}),
+            json!([0, "x", 1, 1, 1, 1, null, 1, 1, 1, null]),
+            json!([0, "10.0.0.2", 1, 1, 1, 1, null, 1, 1, 1, [1, 2]]),
+        ] {
             assert!(serde_json::from_value::<GuardedStream>(bad).is_err());
         }
     }

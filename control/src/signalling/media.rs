@@ -3,13 +3,13 @@
 //! A port counts only on an address of the guest: that of the `c=` line, or of a host candidate (ICE). A `c=` line that
 //! names another host opens nothing, whoever sent it.
 
-use sdp_types::{Attribute, Connection, Session};
+use sdp_types::{Attribute, Connection, Media, Session};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tidegate_dataplane::ear::Learned;
 
-/// Ports of one description.
-pub(super) const PORTS: usize = 64;
+/// Ports of one description, counted once for each thing that is said of them.
+pub(super) const PORTS: usize = 128;
 /// Media of one description that are looked at, and lines of one.
 const MEDIA: usize = 64;
 const LINES: usize = 4096;
@@ -29,6 +29,20 @@ fn carried(proto: &str) -> Option<Learned> {
         Some(Learned::Rtp)
     } else {
         proto.eq_ignore_ascii_case("udptl").then_some(Learned::Udptl)
+    }
+}
+
+/// Whether the RTP of a medium is SRTP, as far as its description says: where keys are offered beside a profile without
+/// them (RFC 8643), nobody knows.
+fn secured(media: &Media, session: &Session) -> Option<bool> {
+    let keys = |attribute: &Attribute| {
+        ["crypto", "fingerprint", "key-mgmt", "zrtp-hash"]
+            .iter()
+            .any(|name| attribute.attribute.eq_ignore_ascii_case(name))
+    };
+    match media.proto.to_ascii_uppercase().contains("SAVP") {
+        true => Some(true),
+        false => (!media.attributes.iter().chain(&session.attributes).any(keys)).then_some(false),
     }
 }
 
@@ -87,12 +101,15 @@ pub(super) fn uses(description: &[u8], from: IpAddr, homes: &[IpAddr]) -> Option
         if media.port == 0 {
             continue;
         }
+        // With its RTP on each of its ports.
+        let also = secured(media, &session).filter(|_| what == Learned::Rtp).map(Learned::Secured);
         let connection = media.connections.first().or(session.connection.as_ref());
         let home = connection.and_then(|connection| own(connection, from, homes));
         if let Some(home) = home {
             for n in 0..media.num_ports.unwrap_or(1).min(MEDIA as u16) {
                 if let Some(port) = media.port.checked_add(2 * n) {
                     open(home, port, what);
+                    also.into_iter().for_each(|also| open(home, port, also));
                 }
             }
         }
@@ -110,6 +127,7 @@ pub(super) fn uses(description: &[u8], from: IpAddr, homes: &[IpAddr]) -> Option
             || media.attributes.iter().filter_map(candidate).filter(|(_, a, _)| homes.contains(a));
         for (_, address, port) in candidates().filter(|(component, ..)| *component == 1) {
             open(address, port, what);
+            also.into_iter().for_each(|also| open(address, port, also));
             let partners = candidates().filter(|(component, at, _)| *component == 2 && *at == address);
             for (_, _, rtcp) in partners.filter(|(.., rtcp)| what == Learned::Rtp && far(*rtcp, port)).take(4)
             {
@@ -123,11 +141,18 @@ pub(super) fn uses(description: &[u8], from: IpAddr, homes: &[IpAddr]) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Learned::{Rtcp, Rtp, Udptl};
+    use Learned::{Rtcp, Rtp, Secured, Udptl};
 
     const HOME: &str = "10.0.0.2";
 
     fn opens(home: &str, lines: &str) -> Vec<(String, u16, Learned)> {
+        let mut all = says(home, lines);
+        all.retain(|(.., what)| !matches!(what, Secured(_)));
+        all
+    }
+
+    /// With what is said of keys.
+    fn says(home: &str, lines: &str) -> Vec<(String, u16, Learned)> {
         let home = home.parse().expect("an address");
         let text = format!("v=0\r\no=- 1 1 IN IP4 {HOME}\r\ns=-\r\n{}\r\n", lines.replace('|', "\r\n"));
         let uses = uses(text.as_bytes(), home, &[home]).expect("a description");
@@ -167,6 +192,28 @@ mod tests {
     }
 
     #[test]
+    fn a_description_tells_srtp_from_rtp_and_says_nothing_where_keys_are_a_mere_offer() {
+        for (lines, told) in [
+            ("m=audio 4000 RTP/AVP 8", Some(false)),
+            ("m=audio 4000 RTP/AVPF 8", Some(false)),
+            ("m=audio 4000 RTP/SAVP 8|a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:x", Some(true)),
+            ("m=audio 4000 rtp/savpf 8", Some(true)),
+            ("m=audio 4000 UDP/TLS/RTP/SAVPF 8", Some(true)),
+            ("m=audio 4000 RTP/AVP 8|a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:x", None),
+            ("m=audio 4000 RTP/AVP 8|a=Fingerprint:sha-256 00", None),
+            ("m=audio 4000 RTP/AVP 8|a=zrtp-hash:1.10 00", None),
+            ("a=fingerprint:sha-256 00|m=audio 4000 RTP/AVP 8", None),
+            ("m=image 4000 udptl t38", None),
+        ] {
+            let said = says(HOME, &format!("c=IN IP4 10.0.0.2|t=0 0|{lines}"));
+            let secured = said.iter().filter(|(.., what)| matches!(what, Secured(_)));
+            let wanted: Vec<_> =
+                told.into_iter().map(|told| (HOME.to_owned(), 4000, Secured(told))).collect();
+            assert_eq!(secured.cloned().collect::<Vec<_>>(), wanted, "{lines}");
+        }
+    }
+
+    #[test]
     fn odd_lines_that_say_nothing_of_ports_are_no_matter() {
         let home = HOME.parse().expect("an address");
         for odd in [
@@ -178,7 +225,7 @@ mod tests {
             let lines =
                 format!("v=0|{odd}|c=IN IP4 {HOME}|t=0 0|m=audio 4000 RTP/AVP 8|b=RS:|").replace('|', "\r\n");
             let uses = uses(lines.as_bytes(), home, &[home]);
-            assert_eq!(uses.map(|uses| uses.len()), Some(1), "{odd}");
+            assert_eq!(uses.map(|uses| uses.len()), Some(2), "{odd}");
             assert_eq!(super::uses(lines.replace("v=0", "v=9").as_bytes(), home, &[home]), None);
         }
         assert_eq!(uses(b"POST / HTTP/1.1\r\nm=audio 4000 RTP/AVP 8\r\n", home, &[home]), None);
@@ -204,7 +251,7 @@ mod tests {
     #[test]
     fn thousands_of_media_open_no_more_than_the_bound() {
         let many: String = (0..3000).map(|n| format!("|m=audio {} RTP/AVP 8", 2000 + 2 * n)).collect();
-        assert_eq!(opens(HOME, &format!("c=IN IP4 10.0.0.2|t=0 0{many}")).len(), PORTS);
+        assert_eq!(says(HOME, &format!("c=IN IP4 10.0.0.2|t=0 0{many}")).len(), PORTS);
         let home = [HOME.parse().expect("an address")];
         assert_eq!(uses(&b"a=x\r\n".repeat(LINES + 1), home[0], &home), None);
         assert_eq!(uses(b"hello", home[0], &home), None);

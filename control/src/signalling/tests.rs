@@ -86,11 +86,12 @@ impl Bench {
 
     /// What is open: ports, a fax with an `f` behind it.
     fn open(&self) -> String {
-        let words = self.open.iter().map(|lesson| match lesson.what {
+        let ports = self.open.iter().filter(|lesson| !matches!(lesson.what, Learned::Secured(_)));
+        let words = ports.map(|lesson| match lesson.what {
             Learned::Rtp => lesson.port.to_string(),
             Learned::Rtcp { .. } => format!("{}c", lesson.port),
             Learned::Udptl => format!("{}f", lesson.port),
-            Learned::Channel { .. } => panic!("no SIP binds a channel"),
+            Learned::Channel { .. } | Learned::Secured(_) => panic!("no port"),
         });
         words.collect::<Vec<_>>().join(" ")
     }

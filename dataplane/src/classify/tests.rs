@@ -341,6 +341,34 @@ fn rules_come_before_the_policy() {
     assert_eq!(letter(bench.pass(&sample::rarp())), 'b', "the plane's own announcement passes");
 }
 
+/// Nobody pays for rules that say nothing of a frame, or what is decided anyway.
+#[test]
+fn the_short_way_stays_open_unless_a_rule_wants_something_else() {
+    let [rtp, tcp] = [sample::udp(40000, 5004, &sample::rtp(9, 7)), sample::tcp(40000, 443, b"x")];
+    let elsewhere = |rule: &mut Rule| rule.sport = Some(1..=39999);
+    let everywhere = |_: &mut Rule| {};
+    type Change = fn(&mut Rule);
+    let cases: [(RuleVerdict, Change, [bool; 2], &str); 6] = [
+        (RuleVerdict::Bypass, everywhere, [true, false], "bb"),
+        (RuleVerdict::Hold, everywhere, [false, true], "hh"),
+        (RuleVerdict::Refuse, everywhere, [false, false], "rr"),
+        (RuleVerdict::Bypass, elsewhere, [true, true], "bh"),
+        (RuleVerdict::Hold, elsewhere, [true, true], "bh"),
+        (RuleVerdict::Refuse, elsewhere, [true, true], "bh"),
+    ];
+    for (verdict, change, short, verdicts) in cases {
+        let mut bench = Bench::new(realtime());
+        bench.run(1..9);
+        bench.policy(ruled(verdict, change));
+        let ahead =
+            |frame: &[u8]| bench.classifier.lookout().unwrap().look::<true>(frame, frame.len() as u32);
+        let ways = [matches!(ahead(&rtp), Ahead::Rtp(_)), matches!(ahead(&tcp), Ahead::Tcp)];
+        assert_eq!(ways, short, "{verdict} {verdicts}");
+        let said: String = [&rtp, &tcp].iter().map(|frame| letter(bench.pass(frame))).collect();
+        assert_eq!(said, verdicts, "{verdict}");
+    }
+}
+
 #[test]
 fn later_fragments_go_the_way_of_their_first() {
     let parts = |sequence: u16, id: u8| {

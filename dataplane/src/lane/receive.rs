@@ -4,7 +4,7 @@ use super::{Lane, LaneShared};
 use crate::burst::Burst;
 use crate::checksum::{self, Bad};
 use crate::class::{Class, Decision, DropReason, Media, StreamRef, Verdict};
-use crate::classify::{Ahead, Shot, class_of};
+use crate::classify::{Ahead, Lookout, Shot, class_of};
 use crate::egress::Leaving;
 use crate::guest::Mode;
 use crate::hold::Held;
@@ -65,6 +65,17 @@ struct Arrival {
     longest: u32,
 }
 
+/// What each frame is.
+#[inline(always)]
+fn look_at<const RULED: bool, F: Frame>(lookout: Lookout<'_>, ahead: &mut [Ahead], frames: &[Option<F>]) {
+    for (ahead, frame) in ahead.iter_mut().zip(frames) {
+        *ahead = match frame {
+            Some(frame) => lookout.look::<RULED>(frame.head(), frame.len()),
+            None => Ahead::Any,
+        };
+    }
+}
+
 impl<G: Port, W: Port<Frame = G::Frame>, C: Clock> Lane<G, W, C>
 where
     G::Frame: Send + 'static,
@@ -122,11 +133,10 @@ where
         let Some(lookout) = lookout else {
             return ahead.fill(Ahead::Any);
         };
-        for (ahead, frame) in ahead.iter_mut().zip(frames) {
-            *ahead = match frame {
-                Some(frame) => lookout.look(frame.head(), frame.len()),
-                None => Ahead::Any,
-            };
+        if lookout.is_ruled() {
+            look_at::<true, _>(lookout, ahead, frames);
+        } else {
+            look_at::<false, _>(lookout, ahead, frames);
         }
         for (ahead, _) in ahead.iter_mut().zip(frames) {
             lookout.find(ahead);
@@ -223,10 +233,10 @@ where
         Some(self.classifier.pass_express(shot, &packet, arrival.now))
     }
 
-    /// A plain TCP segment that may leave, if nobody listens to signalling: SIP goes by TCP, too.
+    /// A plain TCP segment that may leave and is no signalling: SIP goes by TCP, too.
     #[inline(always)]
     fn may_express_tcp(&self, frame: &mut G::Frame, len: u32, arrival: Arrival) -> bool {
-        !self.listener.hears_tcp()
+        !Express::of(frame.head()).is_none_or(|segment| self.listener.hears_tcp(segment.ports()))
             && self.fits(frame, len, arrival)
             && checksum::settle_express(frame, tcp::PROTOCOL, self.config.verify_checksums)
     }

@@ -3,6 +3,7 @@
 //! Each rule is a bit in a word; protocol, code point and IP version each have a table of such words, so
 //! that only rules which agree in all three are compared.
 
+use super::plain::PlainRule;
 use super::{MAX, Policy, PolicyName, Prefix, Rule, RuleVerdict};
 use crate::wire::ipv6::is_extension;
 use crate::wire::rtp::Tag;
@@ -52,9 +53,14 @@ pub struct CompiledPolicy {
     /// Rules that name an SSRC: without one, no packet is read for it.
     by_ssrc: u64,
     by_version: [u64; 3],
-    by_dscp: [u64; 64],
-    by_protocol: [u64; 256],
+    pub(super) by_dscp: [u64; 64],
+    pub(super) by_protocol: [u64; 256],
     rules: [Compiled; MAX],
+    /// Rules that may match IPv4 without tags.
+    pub(super) plain: u64,
+    pub(super) plain_rules: [PlainRule; MAX],
+    /// Of those, the ones that may match by the low byte of source, destination and their ports.
+    pub(super) plain_by_low: [[u64; 256]; 4],
     /// One bit for each port.
     media_ports: [u64; 1024],
 }
@@ -71,6 +77,9 @@ impl CompiledPolicy {
             by_dscp: [0; 64],
             by_protocol: [0; 256],
             rules: [Compiled::NEVER; MAX],
+            plain: 0,
+            plain_rules: [PlainRule::NEVER; MAX],
+            plain_by_low: [[0; 256]; 4],
             media_ports: [0; 1024],
         });
         for (n, rule) in policy.rules.iter().enumerate() {
@@ -110,17 +119,25 @@ impl CompiledPolicy {
         let bounds = |range: &Option<RangeInclusive<u16>>| {
             range.as_ref().map_or((0, u16::MAX), |r| (*r.start(), *r.end()))
         };
+        let (sport, dport) = (bounds(&rule.sport), bounds(&rule.dport));
+        let ssrc = rule.ssrc.as_ref().map_or((0, u32::MAX), |r| (*r.start(), *r.end()));
+        if rule.versions() & 1 << 1 != 0 && rule.vlan.unwrap_or(0) == 0 {
+            self.plain |= bit;
+            self.plain_rules[n] =
+                PlainRule::new([(src, src_mask), (dst, dst_mask)], [sport, dport], ssrc, rule.verdict);
+            self.sift(n);
+        }
         self.rules[n] = Compiled {
             src,
             src_mask,
             dst,
             dst_mask,
-            sport: bounds(&rule.sport),
-            dport: bounds(&rule.dport),
+            sport,
+            dport,
             vlan: rule.vlan.unwrap_or(0),
             vlan_mask: if rule.vlan.is_some() { 0x0fff } else { 0 },
             ports: rule.has_ports(),
-            ssrc: rule.ssrc.as_ref().map_or((0, u32::MAX), |r| (*r.start(), *r.end())),
+            ssrc,
             protocol: rule.protocol,
             verdict: rule.verdict,
         };

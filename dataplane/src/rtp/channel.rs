@@ -7,16 +7,31 @@ use crate::ear::Lesson;
 use crate::endpoints::Endpoint;
 use crate::wire::Headers;
 
+/// The TURN channel that a stream goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// The channel's number.
+    pub number: u16,
+    /// The server that it is bound at.
+    pub server: [u8; 16],
+    /// The server's port.
+    pub server_port: u16,
+}
+
 impl Streams {
     /// Where the stream of a packet would be: its set, and its tag there. The last bit of a tag says whether it is that
     /// of a stream sent directly, so the two are never taken for each other.
     pub(super) fn place_of(&self, sighting: &Sighting<'_>) -> (usize, u64) {
-        let address = words(&sighting.headers.src);
-        if sighting.channel == 0 {
-            return place(self.sets.len(), address, sighting.name());
+        self.place_in(words(&sighting.headers.src), sighting.name(), sighting.channel)
+    }
+
+    /// The same of a stream by its address, its name, and the number of its channel.
+    pub(super) fn place_in(&self, address: [u64; 2], name: u64, channel: u16) -> (usize, u64) {
+        if channel == 0 {
+            return place(self.sets.len(), address, name);
         }
-        let apart = u64::from(sighting.channel).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (set, tag) = place(self.sets.len(), [address[0] ^ apart, address[1]], sighting.name());
+        let apart = u64::from(channel).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (set, tag) = place(self.sets.len(), [address[0] ^ apart, address[1]], name);
         (set, tag & !1)
     }
 

@@ -5,13 +5,19 @@
 //! without a second probation, but what is not beyond that number is refused. The guard of a stream ends with the first
 //! packet beyond it, and when the stream has not been heard of for [`super::IDLE_NS`]. Numbers far away are those of a
 //! sender that began anew: they prove themselves as any others do.
+//!
+//! A stream through a TURN channel brings its channel along: a standby cannot have learned it, and what the restored guest
+//! sends through a channel that is not known would be seen by no guard.
 
-use super::{IDLE_NS, Run, Streams, Track, WAYS, Waiting, clock, is_source, place, words};
+use super::{IDLE_NS, Run, Streams, Through, Track, WAYS, Waiting, clock, is_source, words};
+use crate::channels::Channel;
 use crate::class::StreamRef;
 use crate::endpoints::Endpoint;
 use crate::quality::{MAX_DROPOUT, Sent};
 use crate::streams::{Page, StreamTable, address};
 use crate::tsc::TscRate;
+use crate::wire::address_bytes;
+use crate::wire::turn::CHANNELS;
 use std::net::IpAddr;
 
 /// A stream of the primary, as its standby takes it over.
@@ -35,6 +41,8 @@ pub struct Inherited {
     pub clock_rate: u32,
     /// Payload type of the last packet.
     pub payload_type: u8,
+    /// The TURN channel that it goes through.
+    pub channel: Option<Through>,
 }
 
 /// Largest [`Inherited::margin`].
@@ -83,15 +91,23 @@ impl Streams {
     /// Takes a stream over, or hears more of one that was. False when there is no room, or no media can come from there.
     pub fn inherit(&mut self, stream: &Inherited, now: u64) -> bool {
         let of = words(&stream.address);
-        if !is_source(&stream.address, stream.port) {
+        let through = stream.channel;
+        let possible = through.is_none_or(|through| CHANNELS.contains(&through.number));
+        if !is_source(&stream.address, stream.port) || !possible {
             return false;
         }
-        let name = (stream.ssrc as u64) << 32 | (stream.port as u64) << 16;
-        let (set, tag) = place(self.sets.len(), of, name);
-        let known = self.known(set, tag, of, 0);
+        let (number, server, server_port) = through
+            .map_or((0, [0; 2], 0), |through| (through.number, words(&through.server), through.server_port));
+        let name = (stream.ssrc as u64) << 32 | (stream.port as u64) << 16 | server_port as u64;
+        let (set, tag) = self.place_in(of, name, number);
+        let known = self.known(set, tag, of, number);
         let Some(way) = known.or_else(|| self.room(set, now)) else { return false };
         self.sets[set].tags[way] = tag;
         let index = set * WAYS + way;
+        let at = Endpoint { address: of, port: stream.port, channel: number };
+        if through.is_some() {
+            self.channels.learn(Channel { at, server, server_port }, now);
+        }
         // One that the guest has sent here, in an earlier life of this lane, begins anew.
         let fresh = known.is_none() || self.table.page(index).seen.packets.get() > 0;
         let mark = if fresh { self.next_mark(index) } else { self.runs[index].mark };
@@ -115,16 +131,19 @@ impl Streams {
         seen.name.set(name);
         seen.track.set(track.0);
         seen.last_seen.set(now);
-        for word in [&seen.packets, &seen.peer_low, &seen.peer_high, &seen.held, &seen.promoted_at] {
+        for word in [&seen.packets, &seen.held, &seen.promoted_at] {
             word.set(0);
         }
+        // Of one that is sent directly the peer is not known.
+        seen.peer_high.set(server[0]);
+        seen.peer_low.set(server[1]);
         seen.first_seen.set(now);
         seen.clock_rate.set(clock.unwrap_or(0) as u64);
-        seen.channel.set(0);
+        seen.channel.set(number.into());
         seen.guard.set(Guard::new(stream.highest, stream.margin).0);
         change.close_for(mark);
         if fresh {
-            self.remember(Endpoint { address: of, port: stream.port, channel: 0 }, StreamRef(mark), now);
+            self.remember(at, StreamRef(mark), now);
         }
         true
     }
@@ -149,6 +168,8 @@ pub struct GoneOut {
     pub clock_rate: u32,
     /// Payload type of the last packet.
     pub payload_type: u8,
+    /// The TURN channel that it goes through.
+    pub channel: Option<Through>,
 }
 
 impl StreamTable {
@@ -164,6 +185,11 @@ impl StreamTable {
         }
         let (mark, (mut stream, guard)) = seen.version.read(|| {
             let (track, name) = (Track(seen.track.get()), seen.name.get());
+            let through = Through {
+                number: seen.channel.get() as u16,
+                server: address_bytes(address(&seen.peer_high, &seen.peer_low)),
+                server_port: name as u16,
+            };
             let stream = GoneOut {
                 address: address(&seen.address[0], &seen.address[1]),
                 port: (name >> 16) as u16,
@@ -173,11 +199,11 @@ impl StreamTable {
                 secure: track.is_secure(),
                 clock_rate: seen.clock_rate.get() as u32,
                 payload_type: track.payload_type(),
+                channel: (through.number != 0).then_some(through),
             };
             (stream, track.is_guarded().then(|| Guard(seen.guard.get())))
         })?;
-        // A channel of TURN is the standby's to learn anew.
-        if mark == 0 || seen.channel.get() != 0 {
+        if mark == 0 {
             return None;
         }
         let quality = sent.quality(mark, rate);

@@ -99,6 +99,12 @@ impl<'a> Express<'a> {
         self.ne32(30)
     }
 
+    /// Differentiated services code point.
+    #[inline(always)]
+    pub fn dscp(&self) -> usize {
+        (self.0[ethernet::HEADER + 1] >> 2) as usize
+    }
+
     /// The guest's port, and as the lower half the peer's.
     #[inline(always)]
     pub fn ports(&self) -> u32 {

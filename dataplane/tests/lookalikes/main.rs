@@ -86,7 +86,7 @@ fn run(seed: u64, count: u64) -> Tally {
             now += STEP;
             let usual = {
                 let lookout = classifier.lookout().unwrap();
-                let mut ahead = lookout.look(frame, frame.len() as u32);
+                let mut ahead = lookout.look::<true>(frame, frame.len() as u32);
                 lookout.find(&mut ahead);
                 let packet = Express::of(frame).unwrap();
                 matches!(ahead, Ahead::Rtp(shot) if classifier.express(&shot, &packet, now))

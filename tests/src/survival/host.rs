@@ -18,18 +18,18 @@ use crate::qmp::Qmp;
 use crate::scratch::Scratch;
 use crate::wall_clock::wait_until;
 
-/// The teller and its iperf3 servers fit in.
+/// The teller, its iperf3 servers and the phone fit in.
 const MEMORY_MIB: u32 = 128;
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 
-/// What the guest does: see `guest/init.sh` and `bin/teller.rs`.
-const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 \
-                     tg.teller=tcp=10.9.0.2:5100,sip=10.9.0.2:5070,media=6400,marks=10.9.0.1:9700";
+/// What the teller does, see `bin/teller.rs`; for the guest with commas between the words.
+pub const TELLER_WORDS: &str = "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 marks=10.9.0.1:9700";
+/// What else the guest does: see `guest/init.sh`.
+const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
 
-/// Waits for the teller and both iperf3s.
-const LISTENS: &str =
-    "for port in 5100 5201 5202; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
+/// Waits for the teller, both iperf3s and the phone.
+const LISTENS: &str = "for port in 5100 5201 5202 5081; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
 
 /// What one side of a trial is started with.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +121,14 @@ impl Host {
         Ok([host(first)?, host(second)?])
     }
 
+    /// Starts host A alone, with nobody to take over; its guest waits for a state.
+    pub fn single(setting: &Setting<'_>, network: &Network) -> Result<Host> {
+        let mut plane = Plane::start(setting, network, 0)?;
+        plane.wait_until_up()?;
+        let guest = Guest::start(&guest_plan(setting, &plane, true), &plane.scratch, "qemu")?;
+        Ok(Host { guest, plane })
+    }
+
     /// Starts host A with a guest that boots, and waits until it is ready.
     pub fn boot(setting: &Setting<'_>, network: &Network) -> Result<Host> {
         let mut plane = Plane::start(setting, network, 0)?;
@@ -173,7 +181,7 @@ fn guest_plan(setting: &Setting<'_>, plane: &Plane, waits: bool) -> qemu::Plan {
             mac: Nic::mac(0),
             properties: String::new(),
         }],
-        words: WORDS.to_owned(),
+        words: format!("{WORDS}{}", TELLER_WORDS.replace(' ', ",")),
         waits,
     }
 }
@@ -185,8 +193,8 @@ fn configuration(setting: &Setting<'_>, side: Side, prefix: &str, scratch: &Scra
         "[eal]\nlcores = [1]\ncontrol_cpus = [0]\nmemory_mb = 128\nhugepages = \"no\"\nidle = \"backoff\"\n\
          file_prefix = \"{prefix}\"\n\n\
          [control]\nsocket = \"{}\"\n\n\
-         [[guest]]\nname = \"{GUEST}\"\npolicy = \"{policy}\"\nmode = \"{mode}\"\nclose_timeout_ms = 250\n\
-         sip_ports = [5060, 5070]\nsource = \"socket\"\n{more}\n\
+         [[guest]]\nname = \"{GUEST}\"\npolicy = \"{policy}\"\nmode = \"{mode}\"\nreplay_guard = \"all\"\n\
+         close_timeout_ms = 250\nsip_ports = [5060, 5070]\nsource = \"socket\"\n{more}\n\
          [[guest.lane]]\nguest_port = \"net_vhost0,iface={},queues=1,client=0\"\n\
          wire_port = \"net_af_packet0,iface={}\"\nlcore = 1\nhold_frames = 8192\nhold_bytes = \"8MiB\"\n",
         scratch.file("control.sock").display(),

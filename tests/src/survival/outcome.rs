@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::blow::{ANY_MOMENT, Blow, Struck};
-use super::seen::{Heard, Saying};
+use super::seen::{Heard, Saying, Secured};
 
 /// See the module's head.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +28,8 @@ pub struct Outcome {
     pub broken: Vec<String>,
     /// Why the call was not whole.
     pub call: Option<String>,
+    /// Why the call by TLS was not.
+    pub dialog: Option<String>,
     /// What left the dead host and its successor does not know.
     pub early: Vec<Saying>,
     /// Frames of the late primary after its successor had begun.
@@ -36,8 +38,12 @@ pub struct Outcome {
     pub numbered: [usize; 2],
     /// The successor's plane knows what the voice had said: no packet may come twice.
     pub guarded: bool,
+    /// Packets that it refused because of that.
+    pub replayed: u64,
     /// The call at the peer.
     pub heard: Heard,
+    /// The media of the call by TLS at the peer.
+    pub secured: Secured,
     /// Of the checkpoints: the pause, milliseconds.
     pub pauses_ms: Vec<f64>,
     /// Their bytes.
@@ -101,6 +107,17 @@ impl Outcome {
         if let Some(why) = &self.call {
             fault(true, format!("the call: {why}"));
         }
+        if let Some(why) = &self.dialog {
+            fault(true, format!("the dialog by TLS: {why}"));
+        }
+        let Secured { packets, twice, reports_twice, handshakes, .. } = self.secured;
+        fault(self.guarded && twice > 0, format!("{twice} SRTP packets came twice"));
+        fault(self.guarded && reports_twice > 0, format!("{reports_twice} SRTCP indices came twice"));
+        fault(
+            handshakes > 0,
+            format!("{handshakes} DTLS handshake messages after the blow: its keys were made anew"),
+        );
+        fault(packets == 0, "no SRTP was seen".to_owned());
         if let Some(stands) = &self.stands {
             fault(true, format!("{stands} did not go on"));
         }
@@ -141,6 +158,13 @@ impl Outcome {
             "outage_ms": self.outage_ms(),
             "rtp_seen_twice": self.heard.twice,
             "rtp_packets": self.heard.packets,
+            "replays_refused": self.replayed,
+            "srtp_seen_twice": self.secured.twice,
+            "srtcp_seen_twice": self.secured.reports_twice,
+            "srtp_packets": self.secured.packets,
+            "srtp_after": self.secured.after,
+            "srtcp_packets": self.secured.reports,
+            "dialog_broken": self.dialog,
             "numbered": self.numbered,
             "checkpoints": self.pauses_ms.len(),
             "promotion": self.promotion,
@@ -168,6 +192,7 @@ mod tests {
             acknowledged: 40,
             numbered: [100, 100],
             heard: Heard { packets: 100, twice: 0, gap_ns: 150_000_000, after: 50 },
+            secured: Secured { packets: 100, after: 50, reports: 1, ..Secured::default() },
             ..Outcome::default()
         }
     }
@@ -184,13 +209,18 @@ mod tests {
     #[test]
     fn each_promise_has_a_fault_of_its_own() {
         type Harm = fn(&mut Outcome);
-        let harms: [(Harm, &str); 11] = [
+        let harms: [(Harm, &str); 16] = [
             (|o| o.lost_acks = 1, "lost"),
             (|o| o.broken.push("reset".to_owned()), "reset"),
             (|o| o.early.push(Saying::Mark(7)), "backup knew"),
             (|o| o.both_spoke = 1, "late primary"),
             (|o| o.heard.twice = 1, "twice"),
             (|o| o.call = Some("no BYE".to_owned()), "no BYE"),
+            (|o| o.dialog = Some("481".to_owned()), "by TLS: 481"),
+            (|o| o.secured.twice = 1, "SRTP packets came twice"),
+            (|o| o.secured.reports_twice = 1, "SRTCP indices came twice"),
+            (|o| o.secured.handshakes = 1, "made anew"),
+            (|o| o.secured.packets = 0, "no SRTP"),
             (|o| o.stands = Some("client 0".to_owned()), "client 0"),
             (|o| o.numbered[0] = 0, "primary's wire"),
             (|o| o.heard.after = 0, "successor's wire"),

@@ -48,16 +48,27 @@ pub struct Programs {
 }
 
 impl Replication {
-    /// Starts it; the guest is not protected yet.
+    /// Starts it, a checkpoint every 100 ms; the guest is not protected yet.
     pub fn start(
         means: &Means,
         network: &Network,
         hosts: &[Host; 2],
         victim: Option<Victim>,
     ) -> Result<Replication> {
+        Replication::start_paced(means, network, hosts, victim, "--interval 100ms")
+    }
+
+    /// The same with the words for `tidegate replicate` that say when checkpoints come.
+    pub fn start_paced(
+        means: &Means,
+        network: &Network,
+        hosts: &[Host; 2],
+        victim: Option<Victim>,
+        pace: &str,
+    ) -> Result<Replication> {
         match means {
             Means::Programs(tidegate) => {
-                let programs = Programs::start(tidegate, network, hosts, victim)?;
+                let programs = Programs::start(tidegate, network, hosts, victim, pace)?;
                 Ok(Replication::Programs(Box::new(programs)))
             }
             Means::Hand => Ok(Replication::Hand(Box::new(Hand::start(hosts)?))),
@@ -158,6 +169,7 @@ impl Programs {
         network: &Network,
         hosts: &[Host; 2],
         victim: Option<Victim>,
+        pace: &str,
     ) -> Result<Programs> {
         let listen = free_address(network)?;
         let [a, b] = hosts;
@@ -177,7 +189,7 @@ impl Programs {
             return Err(standby.failure("does not listen"));
         }
         let (replicate, told) = program("replicate", a)
-            .args(&format!("--to {to} --interval 100ms"))
+            .args(&format!("--to {to} {pace}"))
             .start_telling(a.scratch(), "replicate")?;
         let primary = Telling::read(told, &a.scratch().file("told.jsonl"));
         Ok(Programs { replicate, standby, primary, backup, relay })

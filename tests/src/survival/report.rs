@@ -114,6 +114,7 @@ impl Report {
                 "lost_acks": lost(unsafe_trials),
                 "broken_tcp": Report::sum(unsafe_trials, |trial| trial.broken.len()),
                 "early_releases": Report::sum(unsafe_trials, |trial| trial.early.len()),
+                "dialogs_broken": unsafe_trials.iter().filter(|trial| trial.dialog.is_some()).count(),
             },
             "decision_ms": self.reported("decision_ms"),
             "run_ms": self.reported("run_ms"),
@@ -122,6 +123,11 @@ impl Report {
             "promotions": trials.iter().filter(|trial| trial.promotion.is_some()).count(),
             "both_spoke": Report::sum(trials, |trial| trial.both_spoke),
             "calls_broken": trials.iter().filter(|trial| trial.call.is_some()).count(),
+            "dialogs_broken": trials.iter().filter(|trial| trial.dialog.is_some()).count(),
+            "srtp_seen_twice": Report::sum(trials, |trial| trial.secured.twice),
+            "srtcp_seen_twice": Report::sum(trials, |trial| trial.secured.reports_twice),
+            "replays_refused": trials.iter().map(|trial| trial.replayed).sum::<u64>(),
+            "srtp_after": Report::sum(trials, |trial| trial.secured.after),
             "acknowledged": trials.iter().map(|trial| trial.acknowledged).sum::<u64>(),
             "held_share": (self.held_share() * 1e3).round() / 1e3,
             "by_moment": moments,
@@ -147,7 +153,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::survival::blow::{Struck, plan};
-    use crate::survival::seen::Heard;
+    use crate::survival::seen::{Heard, Secured};
 
     fn trials(count: usize, held: usize) -> Vec<Outcome> {
         let good = |(at, blow)| Outcome {
@@ -157,6 +163,7 @@ mod tests {
             promotion: Some(json!({ "load_ms": at, "detection_ms": 50.0 })),
             numbered: [10, 10],
             heard: Heard { packets: 10, twice: 0, gap_ns: 100_000_000, after: 5 },
+            secured: Secured { packets: 10, after: 5, ..Secured::default() },
             pauses_ms: vec![10.0, 20.0],
             ..Outcome::default()
         };

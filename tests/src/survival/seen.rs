@@ -2,11 +2,15 @@
 //! and what became of the voice.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::RangeInclusive;
 
 use super::account::Answer;
 use super::mark::Mark;
 use crate::capture::{Frame, Kind};
 use crate::qemu::Nic;
+
+/// Ports of the phone in the guest (`guest/phone/config`).
+const PHONE_MEDIA: RangeInclusive<u16> = 6500..=6599;
 
 /// Something numbered that the guest says once: whose, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +131,59 @@ pub fn heard(dead: &[Frame], successor: &[Frame], killed_ns: u64) -> Heard {
     Heard { packets: packets.len(), twice, gap_ns, after }
 }
 
+/// What the phone in the guest sent by SRTP and SRTCP.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Secured {
+    /// SRTP packets.
+    pub packets: usize,
+    /// Those from the successor.
+    pub after: usize,
+    /// Those whose SSRC and sequence number had been seen before: the same packet index and key, perhaps other contents.
+    pub twice: usize,
+    /// SRTCP packets.
+    pub reports: usize,
+    /// Those whose index had been seen before.
+    pub reports_twice: usize,
+    /// DTLS handshake messages after the kill: the keys were no longer known.
+    pub handshakes: usize,
+}
+
+/// The SSRC of an SRTCP packet and its index (RFC 3711, 3.4): 31 bits before a tag of 80.
+fn srtcp_index(payload: &[u8]) -> Option<(u32, u32)> {
+    let word = |at: usize| Some(u32::from_be_bytes(payload.get(at..at + 4)?.try_into().ok()?));
+    Some((word(4)?, word(payload.len().checked_sub(14)?)? & 0x7fff_ffff))
+}
+
+/// The media of the phones on both wires; `killed_ns` is the moment of the kill.
+pub fn secured(dead: &[Frame], successor: &[Frame], killed_ns: u64) -> Secured {
+    let mut told = Secured::default();
+    let (mut packets, mut reports) = (HashSet::new(), HashSet::new());
+    for (frames, promoted) in [(dead, false), (successor, true)] {
+        for frame in frames.iter().filter(from_guest) {
+            let Kind::Udp(ends) = frame.kind else { continue };
+            let payload = frame.payload.as_slice();
+            if !PHONE_MEDIA.contains(&ends.source.port()) || payload.len() < 12 {
+                continue;
+            }
+            match payload[..2] {
+                // Handshake messages; an alert (21) says good-bye.
+                [22, _] => told.handshakes += usize::from(frame.at_ns > killed_ns),
+                [128..=191, 192..=223] => {
+                    told.reports += 1;
+                    told.reports_twice += usize::from(!reports.insert(srtcp_index(payload)));
+                }
+                [128..=191, _] => {
+                    told.packets += 1;
+                    told.after += usize::from(promoted);
+                    told.twice += usize::from(!packets.insert((&payload[2..4], &payload[8..12])));
+                }
+                _ => {}
+            }
+        }
+    }
+    told
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,5 +260,26 @@ mod tests {
         assert_eq!(heard, Heard { packets: 7, twice: 1, gap_ns: 160 * MS, after: 3 });
         let once = super::heard(&dead, &[packet(700, 5)], 530 * MS);
         assert_eq!((once.twice, once.after), (0, 1));
+    }
+
+    #[test]
+    fn an_srtp_packet_an_srtcp_index_and_a_handshake_are_told_apart_and_found_again() {
+        let phone =
+            |at_ms, payload: &[u8]| frame(at_ms, "10.9.0.2:6500", "10.9.0.1:40000", false, payload.to_vec());
+        let srtp = |at_ms, sequence, said: u8| {
+            let mut bytes = voice(9, sequence, 0, 0).to_vec();
+            bytes[40] = said;
+            phone(at_ms, &bytes)
+        };
+        let srtcp = |at_ms, index: u8, said: u8| {
+            let head = [0x80, 200, 0, 1, 0, 0, 0, 9, said, said, said, said];
+            phone(at_ms, &[&head[..], &[0x80, 0, 0, index], &[said; 10]].concat())
+        };
+        let dead = [srtp(1, 7, 1), srtp(2, 8, 1), srtcp(3, 1, 1), phone(0, &[22; 60])];
+        let right = secured(&dead, &[srtp(90, 9, 2), srtcp(91, 2, 2)], 50 * MS);
+        assert_eq!(right, Secured { packets: 3, after: 1, reports: 2, ..Secured::default() });
+        let again = [srtp(90, 8, 2), srtcp(91, 1, 2), phone(92, &[22; 60])];
+        let wrong = secured(&dead, &again, 50 * MS);
+        assert_eq!((wrong.twice, wrong.reports_twice, wrong.handshakes), (1, 1, 1));
     }
 }

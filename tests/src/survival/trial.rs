@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::blow::{ANY_MOMENT, Blow, Hammer, Struck, VM_STOPPED, signal_all};
 use super::call::Call;
 use super::client::{Client, GOES_ON_WITHIN, Habit};
+use super::dialog::{self, Dialog};
 use super::host::{Host, Setting, Snapshot};
 use super::network::{Network, port};
 use super::outcome::Outcome;
@@ -50,6 +51,7 @@ pub struct World<'a> {
 struct Traffic {
     clients: Vec<Client>,
     transfers: [Transfer; 2],
+    dialog: Dialog,
     call: Call,
 }
 
@@ -60,10 +62,11 @@ struct Mark {
     moved: Vec<usize>,
     heard: u32,
     reached: u32,
+    dialog: dialog::Record,
 }
 
 impl Traffic {
-    fn start(world: &World<'_>, host: &Host, call: Duration) -> Result<Traffic> {
+    fn start(world: &World<'_>, host: &Host, dialog: Dialog, call: Duration) -> Result<Traffic> {
         let outside = &world.network.outside;
         let scratch = host.scratch();
         let clients = [(1, Habit::Keeps), (2, Habit::Keeps), (3, Habit::Renews), (4, Habit::Renews)]
@@ -74,6 +77,7 @@ impl Traffic {
                 Transfer::start(outside, scratch, Way::Inward)?,
                 Transfer::start(outside, scratch, Way::Outward)?,
             ],
+            dialog,
             call: Call::start(outside, scratch, call)?,
         })
     }
@@ -84,6 +88,7 @@ impl Traffic {
             moved: self.transfers.iter_mut().map(Transfer::moved).collect(),
             heard: self.call.heard(),
             reached: self.call.reached(),
+            dialog: self.dialog.record(),
         }
     }
 
@@ -103,7 +108,14 @@ impl Traffic {
         if now.heard < since.heard + 10 {
             return Some("the guest's voice".to_owned());
         }
-        (now.reached < since.reached + 10).then(|| "the peer's voice".to_owned())
+        if now.reached < since.reached + 10 {
+            return Some("the peer's voice".to_owned());
+        }
+        if now.dialog.answered < since.dialog.answered + 2 {
+            return Some("the dialog by TLS".to_owned());
+        }
+        let decoded = now.dialog.decoded_ms >= since.dialog.decoded_ms + 200;
+        (!decoded).then(|| "the voice by DTLS-SRTP".to_owned())
     }
 
     /// Waits until everything has come further; what has not, when the time is over.
@@ -130,10 +142,12 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     let [first, second] = captures;
     let captures = [first?, second?];
     world.snapshot.run(&hosts[0])?;
+    // Keys are agreed upon sooner while nothing is held.
+    let dialog = Dialog::start(&world.network.outside, hosts[0].scratch())?;
     let victim = blow.map(|blow| blow.victim);
     let mut replication = Replication::start(&world.means, world.network, &hosts, victim)?;
     let call = if blow.is_some() { CALL } else { length };
-    let mut traffic = Traffic::start(world, &hosts[0], call)?;
+    let mut traffic = Traffic::start(world, &hosts[0], dialog, call)?;
     replication.protects()?;
     let protected = Instant::now();
     let since = traffic.mark();
@@ -149,7 +163,9 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     }
     outcome.protected_ms = outcome.protected_ms.max(ms(protected));
 
-    if outcome.promotion.is_some() || blow.is_none() {
+    let lives = outcome.promotion.is_some() || blow.is_none();
+    outcome.dialog = traffic.dialog.finish(lives && outcome.stands.is_none());
+    if lives {
         outcome.call = traffic.call.finish().err().map(|failure| failure.to_string());
     } else {
         outcome.call = Some("there is no guest any more".to_owned());
@@ -164,6 +180,7 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     }
     outcome.broken.extend(transfers.iter_mut().filter_map(Transfer::broken));
     drop(transfers);
+    outcome.replayed = replayed(&hosts[1])?;
     let [primary, backup] = replication.events();
     outcome.take_events(&primary, &backup);
     let [a, b] = captures;
@@ -171,7 +188,9 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
     outcome.early = seen::early_releases(&a, &b);
     outcome.both_spoke = seen::both_spoke(&a, &b);
     outcome.numbered = [seen::numbered(&a), seen::numbered(&b)];
+    let struck_ns = outcome.struck.map_or(u64::MAX, |struck| struck.at_ns);
     outcome.heard = seen::heard(&a, &b, outcome.struck.map_or(0, |struck| struck.at_ns));
+    outcome.secured = seen::secured(&a, &b, struck_ns);
     outcome.all_ms = ms(begin);
     if outcome.faults().is_empty() || world.setting.policy == "bypass-all" {
         hosts.iter_mut().for_each(Host::passed);
@@ -183,6 +202,12 @@ pub fn run(world: &World<'_>, blow: Option<Blow>, length: Duration) -> Result<Ou
         }
     }
     Ok(outcome)
+}
+
+/// Packets that a host's plane refused because the dead one may have sent them.
+fn replayed(host: &Host) -> Result<u64> {
+    let stats = host.plane.control()?.execute("stats", serde_json::json!({}))?;
+    Ok(stats["guests"][0]["frames"]["dropped_by"]["replayed"].as_u64().unwrap_or(0))
 }
 
 fn ms(since: Instant) -> u64 {

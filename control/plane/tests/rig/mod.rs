@@ -130,6 +130,11 @@ impl Rig {
     }
 
     pub fn new(config: &str, allow_uids: &[u32]) -> Rig {
+        Rig::behind(Rings::Stopped, config, allow_uids)
+    }
+
+    /// The same behind ports whose rings stand so.
+    pub fn behind(rings: Rings, config: &str, allow_uids: &[u32]) -> Rig {
         let config = Config::parse(config, "rig").expect("a good configuration");
         let (clock, rate) = (Nanos(Instant::now()), TscRate::new(1_000_000_000));
         let hub = Arc::new(Hub::default());
@@ -152,7 +157,7 @@ impl Rig {
                     Ear::new(&guest.sip_ports, guest.learn_turn, 1500),
                     &mut Heap,
                 );
-                ledger.add(Arc::clone(&shared.gate), Rings::Stopped);
+                ledger.add(Arc::clone(&shared.gate), rings);
                 let lane_config = LaneConfig {
                     quota: Quota { mbufs: lane.hold_frames.into(), bytes: lane.hold_bytes.0 },
                     mode: mode(guest.mode),

@@ -55,22 +55,28 @@ pub enum Carried {
 }
 
 /// Length and checksum as they grow.
-struct Tally {
+pub(super) struct Tally {
     length: u64,
     hasher: XxHash3_128,
 }
 
+impl std::fmt::Debug for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tally").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
 impl Tally {
-    fn new() -> Tally {
+    pub(super) fn new() -> Tally {
         Tally { length: 0, hasher: XxHash3_128::new() }
     }
 
-    fn add(&mut self, part: &[u8]) {
+    pub(super) fn add(&mut self, part: &[u8]) {
         self.length += part.len() as u64;
         self.hasher.write(part);
     }
 
-    fn sent(&self, id: CheckpointId) -> Sent {
+    pub(super) fn sent(&self, id: CheckpointId) -> Sent {
         Sent { id, length: self.length, checksum: self.hasher.finish_128() }
     }
 }
@@ -102,6 +108,10 @@ impl<W: Write> BulkWriter<W> {
 
     pub(crate) fn on(frames: FrameWriter<W>) -> BulkWriter<W> {
         BulkWriter { frames, numbers: Vec::new() }
+    }
+
+    pub(super) fn into_frames(self) -> FrameWriter<W> {
+        self.frames
     }
 
     /// What it writes to.
@@ -208,6 +218,10 @@ impl<R: Read> BulkReader<R> {
 
     pub(crate) fn on(frames: FrameReader<R>, limits: BulkLimits) -> BulkReader<R> {
         BulkReader { frames, limits, incoming: None, newest_epoch: None }
+    }
+
+    pub(super) fn into_frames(self) -> FrameReader<R> {
+        self.frames
     }
 
     /// The next complete thing. After any error but [`LinkError::Quiet`] every further call fails: the session is over
@@ -366,7 +380,7 @@ fn take_pages(payload: &[u8], to: &mut Pages, ram_pages: u32) -> Result<(), Link
 }
 
 /// Big-endian numbers off the front.
-struct Numbers<'a>(&'a [u8]);
+pub(super) struct Numbers<'a>(pub(super) &'a [u8]);
 
 impl Numbers<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -383,11 +397,11 @@ impl Numbers<'_> {
         self.take().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_be_bytes)
     }
 
-    fn u128(&mut self) -> Option<u128> {
+    pub(super) fn u128(&mut self) -> Option<u128> {
         self.take().map(u128::from_be_bytes)
     }
 }

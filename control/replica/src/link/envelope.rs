@@ -44,10 +44,14 @@ pub enum Kind {
     Seed = 20,
     /// Digest of RAM after it.
     SeedEnd = 21,
+    /// Bytes of a Xen migration stream.
+    Stream = 22,
+    /// Name, length and checksum of a checkpoint in it.
+    StreamEnd = 23,
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 12] = [
         Kind::Hello,
         Kind::Reply,
         Kind::Up,
@@ -58,6 +62,8 @@ impl Kind {
         Kind::End,
         Kind::Seed,
         Kind::SeedEnd,
+        Kind::Stream,
+        Kind::StreamEnd,
     ];
 
     fn of(number: u16) -> Option<Kind> {
@@ -72,11 +78,12 @@ impl Kind {
             Kind::Up => CHUNK,
             Kind::Down => 16 << 10,
             Kind::Begin => 128,
-            Kind::Device => CHUNK,
+            Kind::Device | Kind::Stream => CHUNK,
             // Count, numbers, contents.
             Kind::Pages | Kind::Seed => CHUNK + 2048,
             Kind::End => 24,
             Kind::SeedEnd => 16,
+            Kind::StreamEnd => 48,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod envelope;
 mod gathering;
 pub mod listen;
 pub mod message;
+pub mod relay;
 pub mod socket;
 pub mod tls;
 pub mod wire;

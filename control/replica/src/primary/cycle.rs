@@ -1,5 +1,6 @@
 //! The cycle of checkpoints: pause, close, save, resume; then send, while the VM runs on.
 
+use super::epochs::{Ended, Epochs};
 use super::freight::Freight;
 use super::session::Over;
 use super::{News, Ordered, Primary, backup_lost};
@@ -8,7 +9,7 @@ use crate::chronicle::ms;
 use crate::disks::DiskGuard;
 use crate::link::message::Welcome;
 use crate::pacing::{Output, Pacing};
-use crate::plane::{Term, monotonic_ns};
+use crate::vm::Vm;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -24,11 +25,11 @@ const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
 /// See the module's head. It outlives sessions: what the standby has may still be there after a short break.
 pub struct Cycle<'p> {
     primary: &'p Primary,
+    vm: &'p Vm,
     pacing: Pacing,
     taker: Taker,
     disks: DiskGuard,
-    /// The generation that this process protects the guest in.
-    protects: Option<u64>,
+    epochs: Epochs,
     /// When the VM last ran again.
     ran: Instant,
     /// The last checkpoint that was handed to the link.
@@ -54,13 +55,20 @@ struct Pause {
 
 impl<'p> Cycle<'p> {
     /// Nothing is protected yet.
-    pub fn new(primary: &'p Primary, pacing: Pacing, taker: Taker, disks: DiskGuard) -> Cycle<'p> {
+    pub fn new(
+        primary: &'p Primary,
+        vm: &'p Vm,
+        pacing: Pacing,
+        taker: Taker,
+        disks: DiskGuard,
+    ) -> Cycle<'p> {
         Cycle {
             primary,
+            vm,
             pacing,
             taker,
             disks,
-            protects: None,
+            epochs: Epochs::new(false),
             ran: Instant::now(),
             last: None,
             standby: String::new(),
@@ -186,20 +194,9 @@ impl<'p> Cycle<'p> {
             News::Seeded(_) => {}
             News::Landed(landed) => {
                 self.taker.acknowledged(landed.id);
-                primary.name(Some(&self.standby));
-                primary.chronicle.committed(landed.after);
-                primary.chronicle.step("commit", landed.id.epoch);
+                primary.committed(&landed, &self.standby);
                 if let Err(problem) = self.disks.commit(landed.id.epoch) {
                     primary.chronicle.tell("disk-hook", json!({ "problem": problem }));
-                }
-                // From here on the standby can take over: this side speaks under a lease only.
-                primary.leased.fetch_or(primary.wants_lease(), Relaxed);
-                let speaks_safely = !primary.wants_lease() || primary.bound.load(Relaxed);
-                if speaks_safely && !primary.protected.swap(true, Relaxed) {
-                    primary.chronicle.tell(
-                        "protected",
-                        json!({ "generation": landed.id.generation, "epoch": landed.id.epoch }),
-                    );
                 }
             }
             News::LinkLost(reason) => return Err(Over::Lost(reason)),
@@ -279,7 +276,7 @@ impl<'p> Cycle<'p> {
     /// The pause. Whatever happens in it, the VM runs afterwards.
     fn pause(&mut self, pause: &mut Pause) -> Result<(crate::checkpoint::Checkpoint, bool), String> {
         let primary = self.primary;
-        let mut driving = primary.vm.drive();
+        let mut driving = self.vm.drive();
         let begin = Instant::now();
         let mut mark = begin;
         let mut lap = || std::mem::replace(&mut mark, Instant::now()).elapsed();
@@ -287,7 +284,8 @@ impl<'p> Cycle<'p> {
         driving.noting(stopped).map_err(|e| format!("cannot pause the VM: {e}"))?;
         pause.stop = lap();
         let saved = (|| {
-            let (id, begins) = self.close()?;
+            let Ended { id, begins, frames } = self.epochs.close(primary)?;
+            self.closed_frames = frames;
             primary.chronicle.step("close", id.epoch);
             self.disks.close(id.epoch)?;
             pause.close = lap();
@@ -308,32 +306,6 @@ impl<'p> Cycle<'p> {
         pause.all = begin.elapsed();
         primary.chronicle.step("resume", 0);
         resumed.and(saved)
-    }
-
-    /// Ends the epoch, or begins protection: then nothing waits for this checkpoint.
-    fn close(&mut self) -> Result<(CheckpointId, bool), String> {
-        let primary = self.primary;
-        let pulse = primary.plane.pulse().map_err(|e| e.to_string())?;
-        let ours = self.protects == Some(pulse.generation) && pulse.mode == "protected";
-        if ours && !pulse.fenced {
-            let closed = primary.plane.close().map_err(|e| e.to_string())?;
-            self.closed_frames = closed.frames;
-            return Ok((closed.id, false));
-        }
-        let leased = primary.leased.load(Relaxed) || pulse.fenced;
-        let term = match (leased && primary.wants_lease(), primary.lease()) {
-            (false, _) => None,
-            (true, Some(lease)) if lease.end_ns() > monotonic_ns() => {
-                Some(Term { since_ns: lease.since_ns, term_ms: lease.term_ms })
-            }
-            (true, _) => return Err("the guest is under a lease, and none has come yet".into()),
-        };
-        let id = primary.plane.protect(pulse.epoch + 1, term).map_err(|e| e.to_string())?;
-        primary.generation.store(id.generation, Relaxed);
-        primary.bound.store(term.is_some(), Relaxed);
-        self.protects = Some(id.generation);
-        self.closed_frames = 0;
-        Ok((id, true))
     }
 
     /// A checkpoint that was taken and is not sent: the next one holds what it held.

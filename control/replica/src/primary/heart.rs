@@ -74,11 +74,11 @@ pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     }
     match looked {
         _ if primary.vm.is_gone() && looked.as_ref().is_none_or(Result::is_ok) => {
-            return fenced(primary, "QEMU has ended");
+            return fenced(primary, &format!("{} has ended", primary.vm.who()));
         }
         Some(Ok(_)) => {}
         Some(Err(error)) if primary.vm.is_gone() => {
-            return fenced(primary, &format!("QEMU has ended: {error}"));
+            return fenced(primary, &format!("{} has ended: {error}", primary.vm.who()));
         }
         Some(Err(_)) => return Life::Unknown,
         // Inside a checkpoint: it may take longer than an answer does.
@@ -95,7 +95,7 @@ pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
     if moved { Life::Lives(pulse) } else { Life::Unknown }
 }
 
-/// QEMU is gone, and its plane is fenced so that it stays so whoever comes back.
+/// The VM is gone, and its plane is fenced so that it stays so whoever comes back.
 fn fenced(primary: &Primary, why: &str) -> Life {
     match primary.plane.fence() {
         Ok(true) => Life::Gone(format!("{why}; the plane is fenced")),

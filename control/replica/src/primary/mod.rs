@@ -3,11 +3,13 @@
 
 mod answers;
 mod cycle;
+mod epochs;
 mod flight;
 mod freight;
 mod heart;
 mod lender;
 mod session;
+pub mod xen;
 
 pub use lender::dial as dial_witness;
 pub use session::{keys, node, patience};
@@ -19,13 +21,13 @@ use crate::link::dial;
 use crate::link::message::Role;
 use crate::pacing::Pacing;
 use crate::plane::{Plane, monotonic_ns};
-use crate::vm::{Vm, streamed_ram};
+use crate::vm::{SignsOfLife, Vm, streamed_ram};
 use flight::{Flight, Landed};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
-use tidegate_control::cli::{Decide, ReplicateArgs};
+use tidegate_control::cli::{Decide, LinkArgs, ReplicateArgs};
 use tidegate_control::protocol::Pulse;
 
 use crate::checkpoint::{RamDigest, TakeOptions, Taker};
@@ -69,11 +71,24 @@ pub enum End {
     Failed(String),
 }
 
+/// What every primary is told, whatever its VM is.
+#[derive(Clone, Debug)]
+pub struct PrimaryArgs {
+    /// The link.
+    pub link: LinkArgs,
+    /// The standby.
+    pub to: std::net::SocketAddr,
+    /// This process's own socket.
+    pub desk: std::path::PathBuf,
+    /// Checkpoints that may be on their way at once.
+    pub in_flight: u32,
+}
+
 /// See the module's head: what the threads share.
 pub struct Primary {
-    args: ReplicateArgs,
+    args: PrimaryArgs,
     plane: Plane,
-    vm: Vm,
+    vm: Arc<dyn SignsOfLife>,
     flight: Flight,
     chronicle: Chronicle,
     /// Drawn anew whenever the guest speaks without a lease again: what the standby heard of one is over then.
@@ -135,6 +150,20 @@ impl Primary {
         let _ = self.news.send(news);
     }
 
+    /// The standby holds this checkpoint.
+    fn committed(&self, landed: &Landed, standby: &str) {
+        self.name(Some(standby));
+        self.chronicle.committed(landed.after);
+        self.chronicle.step("commit", landed.id.epoch);
+        // From here on the standby can take over: this side speaks under a lease only.
+        self.leased.fetch_or(self.wants_lease(), Relaxed);
+        let speaks_safely = !self.wants_lease() || self.bound.load(Relaxed);
+        if speaks_safely && !self.protected.swap(true, Relaxed) {
+            let id = landed.id;
+            self.chronicle.tell("protected", json!({ "generation": id.generation, "epoch": id.epoch }));
+        }
+    }
+
     /// True where a lease says who may speak. A manager cuts the power instead.
     fn wants_lease(&self) -> bool {
         self.args.link.decide != Decide::Manager
@@ -157,14 +186,8 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
     if args.vm.takeover {
         plane.take_over().map_err(|e| e.to_string())?;
     }
-    let report = plane.report().map_err(|e| e.to_string())?;
-    if report["mode"] == "muted" {
-        return Err(format!(
-            "guest {} is muted here: this is a standby's plane. Set mode = \"open\" where the VM runs",
-            plane.guest()
-        ));
-    }
-    let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
+    is_no_standby(&plane)?;
+    let vm = Arc::new(Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?);
     let streamed = if args.full { streamed_ram(&vm)? } else { 0 };
     let options = TakeOptions {
         full: args.full,
@@ -181,69 +204,93 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
         driving.answered();
         (disks, taker)
     };
-    let (news, heard) = mpsc::channel();
     let chronicle = Chronicle::new("replicate", args.vm.json);
-    let primary = Primary {
-        plane,
-        vm,
-        chronicle,
-        flight: Flight::default(),
-        incarnation: AtomicU64::new(dial::incarnation().map_err(|e| e.to_string())?),
-        tenant: Mutex::new(Tenant::new()),
-        lease: Mutex::new(None),
-        leased: AtomicBool::new(report["leased"] == true),
-        bound: AtomicBool::new(false),
-        protected: AtomicBool::new(false),
-        stopping: AtomicBool::new(false),
-        generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
-        held_frames: AtomicU64::new(0),
-        standby: Mutex::new(None),
-        unnamed_from: AtomicU64::new(u64::MAX),
-        alone: AtomicBool::new(false),
-        news: news.clone(),
-        args,
-    };
-    let primary = std::sync::Arc::new(primary);
+    let tied = PrimaryArgs { link: args.link, to: args.to, desk: args.desk, in_flight: args.in_flight };
+    let (primary, heard) = Primary::new(tied, plane, Arc::clone(&vm) as Arc<dyn SignsOfLife>, chronicle)?;
     let _desk = open_desk(&primary)?;
-    orders.on_stop({
-        let news = news.clone();
-        move || {
-            let _ = news.send(News::Ordered(Ordered::Stop));
-        }
-    });
-    if primary.args.link.decide == Decide::Witness
-        && let Some(dial) = lender::dial(
-            &primary.args.link,
-            primary.plane.guest(),
-            Role::Primary,
-            primary.incarnation.load(Relaxed),
-        )?
-    {
-        let asking = std::sync::Arc::clone(&primary);
-        std::thread::Builder::new()
-            .name("witness".into())
-            .spawn(move || lender::ask(&asking, &dial))
-            .map_err(|e| format!("cannot start a thread: {e}"))?;
-    }
-    let listening = std::sync::Arc::clone(&primary);
-    std::thread::Builder::new()
-        .name("events".into())
-        .spawn(move || urges(&listening))
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-    let end = replicate(&primary, &heard, pacing, taker, disks);
-    primary.vm.give_back();
+    primary.begin(orders)?;
+    let end = replicate(&primary, &heard, cycle::Cycle::new(&primary, &vm, pacing, taker, disks));
+    vm.give_back();
     Ok(end)
 }
 
+impl Primary {
+    /// Nothing has begun. What the threads tell comes out of the receiver.
+    pub fn new(
+        args: PrimaryArgs,
+        plane: Plane,
+        vm: Arc<dyn SignsOfLife>,
+        chronicle: Chronicle,
+    ) -> Result<(Arc<Primary>, mpsc::Receiver<News>), String> {
+        let report = plane.report().map_err(|e| e.to_string())?;
+        let (news, heard) = mpsc::channel();
+        let primary = Primary {
+            plane,
+            vm,
+            chronicle,
+            flight: Flight::default(),
+            incarnation: AtomicU64::new(dial::incarnation().map_err(|e| e.to_string())?),
+            tenant: Mutex::new(Tenant::new()),
+            lease: Mutex::new(None),
+            leased: AtomicBool::new(report["leased"] == true),
+            bound: AtomicBool::new(false),
+            protected: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
+            held_frames: AtomicU64::new(0),
+            standby: Mutex::new(None),
+            unnamed_from: AtomicU64::new(u64::MAX),
+            alone: AtomicBool::new(false),
+            news,
+            args,
+        };
+        Ok((Arc::new(primary), heard))
+    }
+
+    /// Starts what runs beside the sessions: who hears a stop, the witness and the plane.
+    fn begin(self: &Arc<Self>, orders: &crate::orders::Orders) -> Result<(), String> {
+        orders.on_stop({
+            let news = self.news.clone();
+            move || {
+                let _ = news.send(News::Ordered(Ordered::Stop));
+            }
+        });
+        if self.args.link.decide == Decide::Witness
+            && let Some(dial) = lender::dial(
+                &self.args.link,
+                self.plane.guest(),
+                Role::Primary,
+                self.incarnation.load(Relaxed),
+            )?
+        {
+            let asking = Arc::clone(self);
+            std::thread::Builder::new()
+                .name("witness".into())
+                .spawn(move || lender::ask(&asking, &dial))
+                .map_err(|e| format!("cannot start a thread: {e}"))?;
+        }
+        let listening = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("events".into())
+            .spawn(move || urges(&listening))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        Ok(())
+    }
+}
+
+fn is_no_standby(plane: &Plane) -> Result<(), String> {
+    let report = plane.report().map_err(|e| e.to_string())?;
+    if report["mode"] != "muted" {
+        return Ok(());
+    }
+    Err(format!(
+        "guest {} is muted here: this is a standby's plane. Set mode = \"open\" where the VM runs",
+        plane.guest()
+    ))
+}
+
 /// One session with the standby after the other.
-fn replicate(
-    primary: &Primary,
-    heard: &mpsc::Receiver<News>,
-    pacing: Pacing,
-    taker: Taker,
-    disks: DiskGuard,
-) -> End {
-    let mut cycle = cycle::Cycle::new(primary, pacing, taker, disks);
+fn replicate(primary: &Primary, heard: &mpsc::Receiver<News>, mut cycle: cycle::Cycle<'_>) -> End {
     let mut told = String::new();
     loop {
         let over = match session::open(primary) {

@@ -3,9 +3,10 @@
 use super::cycle::Cycle;
 use super::{News, Ordered, Primary, answers, freight, heart};
 use crate::link::dial::{Dial, Dialed};
-use crate::link::message::{Role, Welcome};
-use crate::link::socket::Patience;
+use crate::link::message::{Down, Role, Up, Welcome};
+use crate::link::socket::{Patience, Stopper};
 use crate::link::tls::{Keys, TlsFiles};
+use crate::link::wire::{Receiver, Sender};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
@@ -90,30 +91,47 @@ pub fn open(primary: &Primary) -> Result<Dialed, NoSession> {
 pub fn run(primary: &Primary, heard: &mpsc::Receiver<News>, cycle: &mut Cycle<'_>, dialed: Dialed) -> Over {
     let Dialed { welcome, up, down, bulk, stopper } = dialed;
     let Some(bulk) = bulk else { return Over::Lost("the standby takes no checkpoints".into()) };
-    let stop = AtomicBool::new(false);
     // One loaded and one in the hands of the sender: the rest of what is in flight is on the wire.
     let (loads, waiting) = mpsc::sync_channel(1);
     let over = std::thread::scope(|scope| {
+        scope.spawn(move || freight::carry(primary, bulk, &waiting));
+        attended(primary, (up, down), &stopper, |stop| cycle.run(&welcome, heard, loads, stop))
+    });
+    leave(primary, heard);
+    cycle.session_over();
+    over
+}
+
+/// Does `work`, while the heart beats and the standby's answers are heard; then the session is over, whatever happened.
+pub fn attended(
+    primary: &Primary,
+    (up, down): (Sender<Up>, Receiver<Down>),
+    stopper: &Stopper,
+    work: impl FnOnce(&AtomicBool) -> Over,
+) -> Over {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
         scope.spawn(|| heart::beat(primary, up, &stop));
         scope.spawn(|| answers::listen(primary, down));
-        scope.spawn(move || freight::carry(primary, bulk, &waiting));
-        let over = cycle.run(&welcome, heard, loads, &stop);
+        let over = work(&stop);
         stop.store(true, Relaxed);
         // The heart says its last word, then the connections end under whoever still waits on them.
         std::thread::sleep(primary.args.link.beat * 2);
         stopper.stop();
         over
-    });
+    })
+}
+
+/// Forgets a session, once all its threads have ended.
+pub fn leave(primary: &Primary, heard: &mpsc::Receiver<News>) {
     primary.flight.clear();
     primary.name(None);
-    cycle.session_over();
     // What the ended threads still had to say concerns a session that is over; what a person ordered does not.
     let orders: Vec<News> = heard
         .try_iter()
         .filter(|news| matches!(news, News::Ordered(_) | News::Gone(_) | News::ShutDown))
         .collect();
     orders.into_iter().for_each(|news| primary.tell(news));
-    over
 }
 
 /// Without a standby: waits for an order, at most this long.
@@ -135,7 +153,7 @@ pub fn wait_without(primary: &Primary, heard: &mpsc::Receiver<News>, limit: Dura
         _ if primary.vm.has_shut_down() => Over::ShutDown(false),
         Some(Err(error)) if primary.vm.is_gone() => {
             let fenced = primary.plane.fence().unwrap_or(false);
-            Over::Gone(format!("QEMU has ended ({error}); the plane is fenced: {fenced}"))
+            Over::Gone(format!("{} has ended ({error}); the plane is fenced: {fenced}", primary.vm.who()))
         }
         _ if primary.plane.is_dead() => Over::Gone("the plane has ended".into()),
         _ => Over::Again,

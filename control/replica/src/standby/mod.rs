@@ -8,18 +8,20 @@ mod claim;
 mod decide;
 mod hear;
 mod promote;
+mod qemu;
 mod receive;
 mod watch;
+pub mod xen;
 
-use crate::checkpoint::{Image, ImageState};
+use crate::checkpoint::{CheckpointId, Image};
 use crate::chronicle::Chronicle;
 use crate::lease::{Former, Landlord, Terms};
-use crate::link::bulk::BulkLimits;
+use crate::link::bulk::{BulkLimits, BulkReader};
 use crate::link::dial;
 use crate::link::listen::{Accepted, Listen, Peers, State};
 use crate::link::message::{Down, Hello, Newest, Role};
 use crate::link::socket::Stopper;
-use crate::link::wire::Sender;
+use crate::link::wire::{Sender, Wire};
 use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{dial_witness, keys, node, patience};
@@ -30,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tidegate_control::cli::{Decide, StandbyArgs};
+use tidegate_control::cli::{Decide, LinkArgs, StandbyArgs};
 use tidegate_control::protocol::Failure;
 
 /// How the process ended.
@@ -40,6 +42,54 @@ pub enum End {
     Stopped(bool),
     /// It cannot be a standby any more.
     Failed(String),
+}
+
+/// What is ready to be started here.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    /// From this checkpoint.
+    pub id: CheckpointId,
+    /// What was still to be written of it took so long.
+    pub apply: Duration,
+    /// And this the loading.
+    pub load: Duration,
+}
+
+/// What takes over: it keeps the newest checkpoint and can start the VM from it.
+pub trait Backup: Send + Sync {
+    /// The newest complete checkpoint, if there is one to start from.
+    fn newest(&self) -> Option<Newest>;
+    /// Whether it lives.
+    fn look(&self, within: Duration) -> Result<(), String>;
+    /// It never will again, and neither will anything that this process could start.
+    fn is_gone(&self) -> bool;
+    /// Takes what the primary sends, until the session ends.
+    fn receive(&self, standby: &Standby, bulk: BulkReader<Wire>);
+    /// Makes the newest checkpoint ready; takes none from now on.
+    fn load(&self) -> Result<Loaded, String>;
+    /// Lets the VM run.
+    fn run(&self) -> Result<(), String>;
+    /// The VM runs here now.
+    fn promoted(&self) {}
+    /// It will not be started here: nothing that is left behind may start it by accident.
+    fn abandon(&self) {}
+    /// For the status.
+    fn report(&self) -> Value;
+}
+
+/// What every standby is told, whatever its VM is.
+#[derive(Clone, Debug)]
+pub struct StandingArgs {
+    /// Where the primary finds it.
+    pub listen: std::net::SocketAddr,
+    /// The link.
+    pub link: LinkArgs,
+    /// Length of a grant.
+    pub term: Duration,
+    /// Hold at once after a promotion.
+    pub protected: bool,
+    /// This process's own socket.
+    pub desk: std::path::PathBuf,
 }
 
 /// What is known of the primary.
@@ -60,12 +110,11 @@ struct View {
 
 /// See the module's head.
 pub struct Standby {
-    args: StandbyArgs,
+    args: StandingArgs,
     plane: Plane,
-    vm: Vm,
+    backup: Arc<dyn Backup>,
     chronicle: Chronicle,
     rules: Rules,
-    image: Mutex<Image>,
     landlord: Mutex<Landlord>,
     claim: claim::Claim,
     view: Mutex<View>,
@@ -87,10 +136,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Standby {
-    fn image(&self) -> MutexGuard<'_, Image> {
-        locked(&self.image)
-    }
-
     fn landlord(&self) -> MutexGuard<'_, Landlord> {
         locked(&self.landlord)
     }
@@ -111,7 +156,14 @@ impl Standby {
     }
 
     fn holds(&self) -> bool {
-        matches!(self.image().state(), ImageState::Holding | ImageState::Applying)
+        self.backup.newest().is_some()
+    }
+
+    /// A session whose checkpoints cannot be used is over: the primary dials again and begins from what is held.
+    fn end_session(&self) {
+        if let Some(stopper) = self.view().stopper.clone() {
+            stopper.stop();
+        }
     }
 
     /// Ends the process with this reason.
@@ -127,6 +179,7 @@ impl Standby {
             self.view().bound = false;
             self.chronicle.tell("given-back", json!({ "reason": reason }));
             self.say(&Down::GivenBack { reason: reason.to_owned() });
+            self.backup.abandon();
         }
         given
     }
@@ -134,8 +187,28 @@ impl Standby {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
-    let plane = Plane::connect(&args.vm.socket, args.vm.guest.as_deref()).map_err(|e| e.to_string())?;
-    if args.vm.takeover {
+    let plane = muted(&args.vm.socket, args.vm.guest.as_deref(), args.vm.takeover)?;
+    let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
+    let image = {
+        let mut driving = vm.drive();
+        Image::prepare(&mut driving, args.full).map_err(|e| e.to_string())?
+    };
+    let streamed = if args.full { streamed_ram(&vm)? } else { 0 };
+    let ram_pages = image
+        .ram_bytes()
+        .map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
+    let limits = BulkLimits { device_max: (u64::from(args.device_mib) << 20) + streamed, ram_pages };
+    let backup = qemu::Qemu::new(vm, image, args.disk_hook);
+    let chronicle = Chronicle::new("standby", args.vm.json);
+    let StandbyArgs { listen, link, term, protected, desk, .. } = args;
+    let args = StandingArgs { listen, link, term, protected, desk };
+    stand(args, plane, Arc::new(backup), limits, chronicle, orders)
+}
+
+/// The plane of a standby, which must let nothing out.
+fn muted(socket: &std::path::Path, guest: Option<&str>, takeover: bool) -> Result<Plane, String> {
+    let plane = Plane::connect(socket, guest).map_err(|e| e.to_string())?;
+    if takeover {
         plane.take_over().map_err(|e| e.to_string())?;
     }
     let report = plane.report().map_err(|e| e.to_string())?;
@@ -147,15 +220,18 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
             report["mode"].as_str().unwrap_or("?")
         ));
     }
-    let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
-    let image = {
-        let mut driving = vm.drive();
-        Image::prepare(&mut driving, args.full).map_err(|e| e.to_string())?
-    };
-    let streamed = if args.full { streamed_ram(&vm)? } else { 0 };
-    let ram_pages = image
-        .ram_bytes()
-        .map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
+    Ok(plane)
+}
+
+/// Stands by, whatever the VM is.
+fn stand(
+    args: StandingArgs,
+    plane: Plane,
+    backup: Arc<dyn Backup>,
+    limits: BulkLimits,
+    chronicle: Chronicle,
+    orders: &Orders,
+) -> Result<End, String> {
     let terms = Terms {
         term_ms: u64::try_from(args.term.as_millis()).unwrap_or(u64::MAX).max(1),
         ..Terms::default()
@@ -173,14 +249,13 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         incarnation,
         peers: args.link.peer.clone().map_or(Peers::OfTheCa, |peer| Peers::Named(vec![peer])),
         keys: keys(args.link.certs.as_deref(), &node)?,
-        bulk: Some(BulkLimits { device_max: (u64::from(args.device_mib) << 20) + streamed, ram_pages }),
+        bulk: Some(limits),
         patience: patience(&args.link),
     };
     let standby = Arc::new(Standby {
-        chronicle: Chronicle::new("standby", args.vm.json),
+        chronicle,
         rules: Rules { decide: args.link.decide, dead_after: args.link.dead_after },
         landlord: Mutex::new(Landlord::new(terms, monotonic_ns(), former)),
-        image: Mutex::new(image),
         view: Mutex::default(),
         claim: claim::Claim::default(),
         able: AtomicBool::new(true),
@@ -189,7 +264,7 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
         promoted: AtomicBool::new(false),
         failed: Mutex::new(None),
         plane,
-        vm,
+        backup,
         args,
     });
     standby.landlord().set_able(Ok(()));
@@ -223,6 +298,7 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     let promoted = standby.promoted.load(Relaxed);
     if !promoted {
         standby.give_back("the standby was told to stop");
+        standby.backup.abandon();
     }
     if let Some(stopper) = standby.view().stopper.take() {
         stopper.stop();
@@ -245,11 +321,10 @@ fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
     if hello.role != Role::Primary {
         return Err("a standby is dialed by a primary".into());
     }
+    // Before the landlord: whoever acknowledges holds the image's lock and takes the view's, whose holder may want this one.
+    let newest = standby.backup.newest();
     let landlord = standby.landlord();
-    let image = standby.image();
-    let holds = matches!(image.state(), ImageState::Holding | ImageState::Applying);
-    let newest = image.newest().filter(|_| holds).map(|id| Newest { id, digest: image.digest() });
-    let not_ready = (!standby.able.load(Relaxed)).then(|| "its QEMU or its plane does not answer".to_owned());
+    let not_ready = (!standby.able.load(Relaxed)).then(|| "its VM or its plane does not answer".to_owned());
     // From the decision on: the primary that comes back must not go on, whatever becomes of the promotion.
     let taken_over = standby.promoting.load(Relaxed);
     Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready, taken_over })
@@ -284,7 +359,7 @@ fn begin(standby: &Arc<Standby>, accepted: Accepted) {
     spawn("hear", Box::new(move || hear::hear(&hearing, up, session, hello.incarnation)));
     if let Some(bulk) = bulk {
         let receiving = Arc::clone(standby);
-        spawn("receive", Box::new(move || receive::receive(&receiving, bulk)));
+        spawn("receive", Box::new(move || receiving.backup.receive(&receiving, bulk)));
     }
 }
 
@@ -347,8 +422,7 @@ fn status(standby: &Standby) -> Value {
         let view = standby.view();
         (view.beat_ns, view.bound, view.session)
     };
-    let image = standby.image();
-    json!({
+    let mut status = json!({
         "role": if standby.promoted.load(Relaxed) { "promoted" } else { "standby" },
         "guest": standby.plane.guest(),
         "decide": standby.rules.decide,
@@ -356,10 +430,12 @@ fn status(standby: &Standby) -> Value {
         "silent_ms": beat_ns.map(|at| monotonic_ns().saturating_sub(at) / 1_000_000),
         "primary_leased": bound,
         "able": standby.able.load(Relaxed),
-        "image": format!("{:?}", image.state()).to_lowercase(),
-        "newest": image.newest(),
         "checkpoints": standby.chronicle.summary(),
-    })
+    });
+    if let (Some(status), Value::Object(more)) = (status.as_object_mut(), standby.backup.report()) {
+        status.extend(more);
+    }
+    status
 }
 
 /// True where this standby grants leases at all.

@@ -1,9 +1,9 @@
 //! Decides, and promotes: loads the newest acknowledged checkpoint while the primary's lease runs out, then lets the
 //! guest speak and run. The moments are kept, so that the outage can be told in parts.
 
-use super::Standby;
 use super::claim::claim;
 use super::decide::{Cause, Sight};
+use super::{Loaded, Standby};
 use crate::chronicle::ms;
 use crate::plane::monotonic_ns;
 use serde_json::json;
@@ -13,8 +13,6 @@ use tidegate_control::cli::Decide;
 
 /// How often it is looked whether the primary lives.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long QEMU may take to load the checkpoint.
-const LOAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long the first frames of the promoted guest are waited for, for the report.
 const FIRSTS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -96,14 +94,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     }
     standby.chronicle.tell("deciding", json!({ "cause": cause, "silent_ms": silent_ns / 1_000_000 }));
     // While the lease runs out: the VM does not run yet, and its plane is muted.
-    let (id, timings) = {
-        let mut image = standby.image();
-        let mut driving = standby.vm.drive();
-        let newest = image.newest().ok_or("no complete checkpoint is held")?;
-        crate::disks::DiskGuard::of_standby(standby.args.disk_hook.as_deref()).promote(newest.epoch)?;
-        let timings = image.load(&mut driving, LOAD_WITHIN).map_err(|e| e.to_string())?;
-        (newest, timings)
-    };
+    let Loaded { id, apply, load } = standby.backup.load()?;
     let loaded = monotonic_ns();
     if !witness {
         wait_out(standby)?;
@@ -111,17 +102,14 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     let free = monotonic_ns();
     let became = standby.plane.unmute(standby.args.protected, id.epoch + 1).map_err(|e| e.to_string())?;
     let unmuted = monotonic_ns();
-    {
-        let mut driving = standby.vm.drive();
-        driving.cont().map_err(|e| format!("QEMU does not run the restored VM: {e}"))?;
-    }
+    standby.backup.run()?;
     let running = monotonic_ns();
     standby.promoted.store(true, Relaxed);
     if let Some(stopper) = standby.view().stopper.take() {
         stopper.stop();
     }
     let (first_frame, first_rtp) = firsts(standby, unmuted);
-    standby.vm.give_back();
+    standby.backup.promoted();
     let span = |from: u64, to: u64| ms(Duration::from_nanos(to.saturating_sub(from)));
     let since = |at: Option<u64>| at.map(|at| span(running, at));
     standby.chronicle.tell(
@@ -130,7 +118,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
             "guest": standby.plane.guest(), "cause": cause, "epoch": id.epoch, "of_generation": id.generation,
             "generation": became.generation,
             "detection_ms": silent_ns as f64 / 1e6, "decision_ms": span(decided, free),
-            "apply_ms": ms(timings.apply), "load_ms": ms(timings.load), "loaded_after_ms": span(decided, loaded),
+            "apply_ms": ms(apply), "load_ms": ms(load), "loaded_after_ms": span(decided, loaded),
             "unmute_ms": span(free, unmuted), "run_ms": span(unmuted, running),
             "first_frame_ms": since(first_frame), "first_rtp_ms": since(first_rtp),
             "all_ms": silent_ns as f64 / 1e6 + span(decided, running),

@@ -2,6 +2,7 @@
 //! complete, verified, and what a promotion would load; its RAM is written after that.
 
 use super::Standby;
+use super::qemu::Qemu;
 use crate::checkpoint::ImageState;
 use crate::chronicle::ms;
 use crate::link::LinkError;
@@ -12,15 +13,15 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Takes until the session ends.
-pub fn receive(standby: &Standby, mut bulk: BulkReader<Wire>) {
+pub fn receive(standby: &Standby, qemu: &Qemu, mut bulk: BulkReader<Wire>) {
     let mut seeding = false;
     loop {
         let incoming = bulk.incoming();
         match bulk.receive() {
             Ok(carried) => {
-                if let Err(problem) = take(standby, carried, &mut seeding) {
+                if let Err(problem) = take(standby, qemu, carried, &mut seeding) {
                     standby.chronicle.tell("refused", json!({ "problem": problem }));
-                    return end(standby);
+                    return standby.end_session();
                 }
             }
             Err(LinkError::Quiet) => {}
@@ -28,21 +29,14 @@ pub fn receive(standby: &Standby, mut bulk: BulkReader<Wire>) {
                 if let Some(id) = incoming {
                     standby.say(&Down::Refused { id, reason: error.to_string() });
                 }
-                return end(standby);
+                return standby.end_session();
             }
         }
     }
 }
 
-/// A session whose checkpoints cannot be used is over: the primary dials again and begins from what is held.
-fn end(standby: &Standby) {
-    if let Some(stopper) = standby.view().stopper.clone() {
-        stopper.stop();
-    }
-}
-
-fn take(standby: &Standby, carried: Carried, seeding: &mut bool) -> Result<(), String> {
-    let mut image = standby.image();
+fn take(standby: &Standby, qemu: &Qemu, carried: Carried, seeding: &mut bool) -> Result<(), String> {
+    let mut image = qemu.image();
     match carried {
         Carried::Seed(pages) => {
             if !std::mem::replace(seeding, true) {

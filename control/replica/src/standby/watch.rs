@@ -1,18 +1,13 @@
-//! Watches this side's QEMU and plane: without them nothing can take over, and the primary has to know.
+//! Watches this side's VM and plane: without them nothing can take over, and the primary has to know.
 
 use super::Standby;
-use crate::qmp::RunState;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Watches until the process ends or the standby is promoted.
 pub fn watch(standby: &Standby) {
     let dead_after = standby.args.link.dead_after;
     while !standby.stop.load(Relaxed) && !standby.promoted.load(Relaxed) {
-        let able = match standby.vm.look(dead_after) {
-            Some(Ok(RunState::InMigrate)) | None => Ok(()),
-            Some(Ok(state)) => Err(format!("the standby's QEMU is {state}")),
-            Some(Err(error)) => Err(format!("the standby's QEMU does not answer: {error}")),
-        };
+        let able = standby.backup.look(dead_after);
         let able = able.and_then(|()| match standby.plane.pulse() {
             Ok(pulse) if pulse.mode == "muted" => Ok(()),
             Ok(pulse) => Err(format!("the standby's plane is {}", pulse.mode)),
@@ -20,7 +15,7 @@ pub fn watch(standby: &Standby) {
         });
         // A promotion under way uses both; it says itself what becomes of it.
         if !standby.promoting.load(Relaxed) {
-            let gone = standby.vm.is_gone() || standby.plane.is_dead();
+            let gone = standby.backup.is_gone() || standby.plane.is_dead();
             if let (true, Err(why)) = (gone, &able) {
                 standby.give_back(why);
                 return standby.fail(format!("{why}; start it again, then this process"));

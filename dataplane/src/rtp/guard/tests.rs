@@ -53,6 +53,7 @@ fn stream(highest: u16, margin: u16) -> Inherited {
         secure: false,
         clock_rate: 0,
         payload_type: 8,
+        channel: None,
     }
 }
 
@@ -222,6 +223,62 @@ fn a_hundred_thousand_streams_find_room_or_are_refused_and_none_displaces_anothe
     assert!(taken > 4000, "{taken}");
     for (port, address) in [(1000, stream(1, 1).address), (40000, [0xff; 16]), (40000, [0; 16])] {
         assert!(!bench.0.inherit(&Inherited { port, address, ..stream(1, 1) }, bench.1));
+    }
+}
+
+const TURN: u16 = 3478;
+
+/// Through a channel to a server.
+fn through(number: u16, sequence: u16) -> Vec<u8> {
+    let inner = sample::rtp(sequence, 7);
+    let len = inner.len() as u16;
+    sample::udp(40000, TURN, &[&number.to_be_bytes()[..], &len.to_be_bytes(), &inner].concat())
+}
+
+fn channel(number: u16) -> Through {
+    let server = Headers::parse(&sample::udp(1, 1, b"x"), 43).dst;
+    Through { number, server, server_port: TURN }
+}
+
+#[test]
+fn a_channel_is_handed_over_with_its_stream_and_nothing_goes_through_it_twice() {
+    use crate::ear::{Learned, Lesson};
+    let mut primary = bench();
+    let Through { number, server, server_port } = channel(0x4001);
+    let what = Learned::Channel { number, server, server_port };
+    primary.0.learn(&Lesson { address: stream(1, 0).address, port: 40000, what, open: true }, primary.1);
+    for n in 65530..65545u32 {
+        primary.see(&through(0x4001, n as u16));
+    }
+    let told = primary.gone_out(0);
+    assert_eq!((told.len(), told[0].channel, told[0].highest), (1, Some(channel(0x4001)), 65544));
+
+    let mut standby = bench();
+    let handed = Inherited { channel: told[0].channel, ..stream(told[0].highest as u16 + 2, 2) };
+    assert!(standby.0.inherit(&handed, standby.1));
+    assert_eq!(standby.gone_out(0)[0].channel, told[0].channel, "to the next standby, before a word");
+    // The checkpoint was of 65535.
+    let mut out = Vec::new();
+    for n in 65535..65550u32 {
+        match standby.see(&through(0x4001, n as u16)).0 {
+            Verdict::Bypass => out.push(n),
+            verdict => assert_eq!((verdict, n <= 65546), (Verdict::Refuse, true), "{n}"),
+        }
+    }
+    assert_eq!(out, [65547, 65548, 65549]);
+    assert_eq!(standby.gone_out(0)[0].channel, told[0].channel);
+}
+
+#[test]
+fn a_guard_in_a_channel_is_that_of_this_channel_and_its_server() {
+    let mut bench = bench();
+    bench.0.inherit(&Inherited { channel: Some(channel(0x4001)), ..stream(1000, 0) }, bench.1);
+    assert_eq!(bench.see(&through(0x4002, 1000)).0, Verdict::Hold, "not bound");
+    assert!(matches!(bench.rtp(1000), Verdict::Probation(_)), "sent directly");
+    assert_eq!(bench.see(&through(0x4001, 1000)).0, Verdict::Refuse);
+    for number in [0, 1, 0x3fff, 0x5000, u16::MAX] {
+        let strange = Inherited { channel: Some(channel(number)), ..stream(1000, 0) };
+        assert!(!bench.0.inherit(&strange, bench.1), "{number:#x} is no channel");
     }
 }
 
