@@ -26,6 +26,7 @@ pub mod outcome;
 pub mod phone;
 pub mod plane;
 pub mod process;
+pub mod prompter;
 pub mod qemu;
 pub mod qmp;
 pub mod scratch;

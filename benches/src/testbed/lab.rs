@@ -69,7 +69,7 @@ impl Lab {
         if self.guest.is_none() {
             let image = GuestImage::build(&self.programs.teller, Service::Accounts)?;
             let tidegate = &self.programs.tidegate;
-            let setting = Setting { tidegate, image: &image, policy: "bypass-all" };
+            let setting = Setting { tidegate, image: &image, policy: "bypass-all", guest: "" };
             let snapshot = Snapshot::take(&setting, &self.network)?;
             self.guest = Some((image, snapshot));
         }
@@ -79,7 +79,7 @@ impl Lab {
     /// The booted guest, and what a host under this policy is started with.
     pub fn guest<'a>(&'a self, policy: &'a str) -> Result<(&'a Snapshot, Setting<'a>)> {
         let (image, snapshot) = self.guest.as_ref().ok_or_else(|| Failure::new("no guest was booted"))?;
-        Ok((snapshot, Setting { tidegate: &self.programs.tidegate, image, policy }))
+        Ok((snapshot, Setting { tidegate: &self.programs.tidegate, image, policy, guest: "" }))
     }
 
     /// The next server at that address is another one.

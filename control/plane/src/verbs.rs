@@ -269,7 +269,12 @@ async fn backup_lost(guest: &GuestPlane, peer: Peer, evidence: &str) -> Answer {
         return Err(Failure::new("wrong-mode", format!("the guest is {}", mode.name())));
     }
     match guest.config.on_backup_lost {
-        OnBackupLost::Stay => Ok(standing(guest)),
+        OnBackupLost::Stay => {
+            let now = guest.now_tsc();
+            guest.with(|ledger| ledger.lift_lease(now));
+            log::warn!("guest {}: goes on holding, says session {}: {evidence}", guest.name(), by(peer));
+            Ok(standing(guest))
+        }
         OnBackupLost::Drop => unprotect(guest, peer, UnprotectMode::Drop, Some(evidence)).await,
         OnBackupLost::Release => unprotect(guest, peer, UnprotectMode::Release, Some(evidence)).await,
     }

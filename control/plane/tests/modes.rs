@@ -147,6 +147,23 @@ fn backup_lost_does_what_the_configuration_says_and_only_on_evidence() {
 }
 
 #[test]
+fn a_guest_that_stays_held_speaks_under_no_lease_any_more_unless_the_fence_has_fallen() {
+    let rig = Rig::one("mode = \"protected\"\non_backup_lost = \"stay\"\npolicy = \"bypass-all\"");
+    let mut client = rig.client();
+    client.grant("protect", json!({"term_ms": 60_000}));
+    let leased = |client: &mut rig::Client| client.grant("guests", json!({}))["guests"][0]["leased"] == true;
+    assert!(leased(&mut client));
+    client.grant("backup-lost", json!({"evidence": "it was dismissed"}));
+    assert!(!leased(&mut client), "what is bypassed would end with the lease");
+    client.grant("fence", json!({}));
+    client.grant("backup-lost", json!({"evidence": "it was dismissed"}));
+    rig.send(0, 1);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(rig.on_wire(0), [0; 0], "evidence lifted a fence");
+    assert_eq!(client.refuse("protect", json!({})), "fenced");
+}
+
+#[test]
 fn a_policy_changes_while_the_lane_runs_and_moves_nothing_that_is_held() {
     let rig = Rig::one("mode = \"protected\"\npolicy = \"hold-all\"");
     let mut client = rig.client();

@@ -4,7 +4,8 @@ use crate::orders::Orders;
 use crate::{primary, standby};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tidegate_control::cli::{DONE, DeskArgs, FAILED, FailoverArgs, ReplicationCommand, say_error};
 use tidegate_control::client::{Client, ClientError};
@@ -78,8 +79,20 @@ fn ended(result: Result<(), ClientError>, as_json: bool) -> ExitCode {
     }
 }
 
+/// The plane's client speaks of the plane; who is missing here is the standby.
+fn no_desk(desk: &Path, error: ClientError) -> ClientError {
+    if UnixStream::connect(desk).is_ok() {
+        return error;
+    }
+    let desc = format!(
+        "no standby answers at {}: it has ended (its own log says why), or name its socket with --desk",
+        desk.display()
+    );
+    ClientError::Refused(Failure::new("unreachable", desc))
+}
+
 fn failover(args: &FailoverArgs) -> Result<(), ClientError> {
-    let mut client = Client::connect(&args.desk)?;
+    let mut client = Client::connect(&args.desk).map_err(|error| no_desk(&args.desk, error))?;
     let told = client.execute("failover", json!({ "primary_is_off": args.primary_is_off }))?;
     if args.json {
         let _ = writeln!(std::io::stdout(), "{told}");

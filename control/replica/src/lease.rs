@@ -306,6 +306,11 @@ impl Landlord {
         true
     }
 
+    /// It has given the lease back, and nobody has taken it in since.
+    pub fn has_given_back(&self) -> bool {
+        self.stage == Stage::GivenBack
+    }
+
     /// The primary takes this standby in anew: it may grant again. Only when no request of a session from before can
     /// come any more: that session is stopped and its messages are thrown away.
     pub fn take_in(&mut self) {

@@ -1,12 +1,12 @@
 //! The VM's monitor, shared by whoever drives it and whoever watches that it lives.
 
 use crate::plane::monotonic_ns;
-use crate::qmp::{Qmp, QmpError, RunState};
+use crate::qmp::{Event, Qmp, QmpError, RunState};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What tells that a VM lives: a beat goes out only while it does.
 pub trait SignsOfLife: Send + Sync {
@@ -18,6 +18,10 @@ pub trait SignsOfLife: Send + Sync {
     fn silent_for(&self) -> Duration;
     /// There will never be another.
     fn is_gone(&self) -> bool;
+    /// The guest has shut down in order: that is no death. Where nobody tells, it is one.
+    fn has_shut_down(&self) -> bool {
+        false
+    }
 }
 
 impl SignsOfLife for Vm {
@@ -36,6 +40,10 @@ impl SignsOfLife for Vm {
     fn is_gone(&self) -> bool {
         Vm::is_gone(self)
     }
+
+    fn has_shut_down(&self) -> bool {
+        Vm::has_shut_down(self)
+    }
 }
 
 /// How long a command may take.
@@ -46,6 +54,7 @@ pub struct Vm {
     qmp: Mutex<Qmp>,
     answered_ns: AtomicU64,
     gone: AtomicBool,
+    shut_down: AtomicBool,
 }
 
 /// The monitor, for as long as one keeps it.
@@ -75,7 +84,11 @@ impl Driving<'_> {
     }
 
     /// Notes what an answer says of QEMU's life, and hands it on.
-    pub fn noting<T>(&self, result: Result<T, QmpError>) -> Result<T, QmpError> {
+    pub fn noting<T>(&mut self, result: Result<T, QmpError>) -> Result<T, QmpError> {
+        // Before anybody learns that QEMU is gone: its last word may still lie in the connection.
+        if let Ok(Some(_)) = self.qmp.wait_event(Instant::now(), says_that_the_guest_ended) {
+            self.vm.shut_down.store(true, Relaxed);
+        }
         match &result {
             Ok(_) => self.answered(),
             Err(error) if error.is_final() => self.vm.gone.store(true, Relaxed),
@@ -85,11 +98,29 @@ impl Driving<'_> {
     }
 }
 
+/// What RAM takes at most in QEMU's stream (`--full`), bytes.
+pub fn streamed_ram(vm: &Vm) -> Result<u64, String> {
+    let size = vm.drive().memory_size().map_err(|e| e.to_string())?;
+    // Each page has a header there.
+    Ok(size + size / 64)
+}
+
+/// The guest itself wanted to end. Whoever ends QEMU, and a guest that panics, did not ask it.
+fn says_that_the_guest_ended(event: &Event) -> bool {
+    let by_its_own_will = matches!(event.data["reason"].as_str(), Some("guest-shutdown" | "guest-reset"));
+    event.name == "SHUTDOWN" && event.data["guest"] == true && by_its_own_will
+}
+
 impl Vm {
     /// Connects to QEMU's monitor within `timeout`.
     pub fn connect(monitor: &Path, timeout: Duration) -> Result<Vm, QmpError> {
         let qmp = Mutex::new(Qmp::connect(monitor, timeout)?);
-        Ok(Vm { qmp, answered_ns: AtomicU64::new(monotonic_ns()), gone: AtomicBool::new(false) })
+        Ok(Vm {
+            qmp,
+            answered_ns: AtomicU64::new(monotonic_ns()),
+            gone: AtomicBool::new(false),
+            shut_down: AtomicBool::new(false),
+        })
     }
 
     /// Takes the monitor, waiting for whoever has it.
@@ -124,8 +155,56 @@ impl Vm {
         Duration::from_nanos(monotonic_ns().saturating_sub(self.answered_ns.load(Relaxed)))
     }
 
+    /// The guest has shut down in order: that is no death.
+    pub fn has_shut_down(&self) -> bool {
+        self.shut_down.load(Relaxed)
+    }
+
     /// The monitor has ended: QEMU is gone, or will never answer again.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A QEMU that says this and ends.
+    fn that_ends(last: &str) -> Vm {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let last = last.to_owned();
+        let ends = std::thread::spawn(move || {
+            let mut lines = BufReader::new(theirs.try_clone().unwrap());
+            let mut says = &theirs;
+            writeln!(says, r#"{{"QMP":{{"version":{{"qemu":{{"major":7,"minor":2,"micro":0}}}}}}}}"#)
+                .unwrap();
+            lines.read_line(&mut String::new()).unwrap();
+            writeln!(says, r#"{{"return":{{}},"id":1}}"#).unwrap();
+            writeln!(says, "{last}").unwrap();
+        });
+        let qmp = Qmp::over(ours, Duration::from_secs(5)).unwrap();
+        ends.join().unwrap();
+        let now = AtomicU64::new(monotonic_ns());
+        let no = || AtomicBool::new(false);
+        Vm { qmp: Mutex::new(qmp), answered_ns: now, gone: no(), shut_down: no() }
+    }
+
+    #[test]
+    fn the_last_word_of_a_guest_that_shut_down_is_heard_before_its_end() {
+        let said = |guest: bool, reason: &str| {
+            let vm = that_ends(&format!(
+                r#"{{"timestamp":{{}},"event":"SHUTDOWN","data":{{"guest":{guest},"reason":"{reason}"}}}}"#
+            ));
+            assert!(vm.look(Duration::from_secs(1)).is_some_and(|looked| looked.is_err()));
+            assert!(vm.is_gone());
+            vm.has_shut_down()
+        };
+        assert!(said(true, "guest-shutdown"));
+        for (guest, reason) in [(false, "host-signal"), (false, "host-qmp-quit"), (true, "guest-panic")] {
+            assert!(!said(guest, reason), "{reason}: that is a death");
+        }
     }
 }

@@ -24,7 +24,7 @@ pub enum ReplicationCommand {
 
 The VM's RAM must be a shared file: -object memory-backend-file,id=mem,size=4G,share=on,mem-path=/dev/shm/pbx
 -machine memory-backend=mem. Ends with SIGTERM or SIGINT: the standby is told that it cannot take over any more, and the
-guest goes on unprotected as its on_backup_lost says. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
+guest goes on unprotected as its on_backup_lost says. Ends too when the guest shuts down: nobody brings it back. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
     Replicate(Box<ReplicateArgs>),
     /// Be the standby of a VM: hold its newest checkpoint, and take over when its primary is dead
     #[command(after_help = "Example:
@@ -172,7 +172,8 @@ pub struct ReplicateArgs {
     /// Checkpoints that may be on their way at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
     pub in_flight: u32,
-    /// Send all of RAM with every checkpoint, through QEMU: for a VM whose RAM is in no shared file
+    /// Send all of RAM with every checkpoint, through QEMU: for a VM whose RAM is in no shared file. The VM pauses for as
+    /// long as that takes: --dead-after, and the standby's --term, must be longer
     #[arg(long)]
     pub full: bool,
     /// Compare all of RAM with what was sent, even where the kernel tells which pages changed (soft-dirty)
@@ -217,7 +218,10 @@ pub struct StandbyArgs {
     /// Called as `PATH promote EPOCH` before the VM is loaded: makes the disks those of that epoch's close
     #[arg(long, value_name = "PATH")]
     pub disk_hook: Option<PathBuf>,
-    /// Largest device state that is taken, MiB (with --full on the primary: RAM too)
+    /// All of RAM comes with every checkpoint: the primary says --full
+    #[arg(long)]
+    pub full: bool,
+    /// Largest device state that is taken, MiB (with --full: besides RAM)
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     pub device_mib: u32,
     /// This process's own socket: tidegate replication, tidegate failover

@@ -238,7 +238,7 @@ impl PolicyName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBackupLost {
-    /// Go on holding.
+    /// Go on holding; a lease that still runs is lifted, so that what is bypassed goes on.
     #[default]
     Stay,
     /// Discard what is held, then `open`.

@@ -148,6 +148,18 @@ impl Guest {
         Ok(())
     }
 
+    /// There is evidence that no standby can take over, and the operator wants to go on holding: a lease that has not
+    /// run out does not any more, so that what is bypassed goes on. A fence that has fallen stays (I9).
+    pub fn lift_lease(&mut self, now_tsc: u64) {
+        if self.mode != Mode::Protected || self.is_fenced(now_tsc) {
+            return;
+        }
+        self.leased = false;
+        for member in &self.members {
+            member.gate.set_lease(NO_LEASE);
+        }
+    }
+
     /// Drops the fence now. Always accepted.
     pub fn fence(&mut self) {
         self.leased = true;

@@ -89,7 +89,7 @@ pub fn survive(args: &Args, tell: &dyn Fn(String)) -> Result<Report> {
     let _alone = alone()?;
     let image = GuestImage::build(&args.teller, Service::Accounts)?;
     let network = Network::new()?;
-    let setting = |policy| Setting { tidegate: &args.tidegate, image: &image, policy };
+    let setting = |policy| Setting { tidegate: &args.tidegate, image: &image, policy, guest: "" };
     let means = match args.by {
         By::Programs => Means::Programs(args.tidegate.clone()),
         By::Hand => Means::Hand,

@@ -40,6 +40,8 @@ pub struct Setting<'a> {
     pub image: &'a GuestImage,
     /// The plane's policy.
     pub policy: &'a str,
+    /// More lines of the guest's table in the planes' configuration.
+    pub guest: &'a str,
 }
 
 /// A plane.
@@ -56,7 +58,7 @@ impl Plane {
         let prefix = scratch.path().file_name().map(|name| name.to_string_lossy().into_owned());
         let prefix = prefix.unwrap_or_default();
         let file = scratch.file("tidegate.toml");
-        fs::write(&file, configuration(setting.policy, side, &prefix, &scratch))
+        fs::write(&file, configuration(setting, side, &prefix, &scratch))
             .context(|| format!("cannot write {}", file.display()))?;
         let running = Program::new(setting.tidegate)
             .args("run --config")
@@ -150,6 +152,14 @@ impl Host {
         (self.plane.running.pid(), self.guest.process().pid())
     }
 
+    /// Another QEMU in the place of the one that was: it waits for a state.
+    pub fn renew_guest(&mut self, setting: &Setting<'_>) -> Result<()> {
+        self.guest.process().kill();
+        self.guest =
+            Guest::start(&guest_plan(setting, &self.plane, true), &self.plane.scratch, "qemu-again")?;
+        Ok(())
+    }
+
     /// Its directory: sockets, logs.
     pub fn scratch(&self) -> &Scratch {
         &self.plane.scratch
@@ -176,14 +186,15 @@ fn guest_plan(setting: &Setting<'_>, plane: &Plane, waits: bool) -> qemu::Plan {
     }
 }
 
-fn configuration(policy: &str, side: Side, prefix: &str, scratch: &Scratch) -> String {
+fn configuration(setting: &Setting<'_>, side: Side, prefix: &str, scratch: &Scratch) -> String {
+    let Setting { policy, guest: more, .. } = setting;
     let mode = ["open", "muted"][side];
     format!(
         "[eal]\nlcores = [1]\ncontrol_cpus = [0]\nmemory_mb = 128\nhugepages = \"no\"\nidle = \"backoff\"\n\
          file_prefix = \"{prefix}\"\n\n\
          [control]\nsocket = \"{}\"\n\n\
          [[guest]]\nname = \"{GUEST}\"\npolicy = \"{policy}\"\nmode = \"{mode}\"\nreplay_guard = \"all\"\n\
-         close_timeout_ms = 250\nsip_ports = [5060, 5070]\nsource = \"socket\"\n\n\
+         close_timeout_ms = 250\nsip_ports = [5060, 5070]\nsource = \"socket\"\n{more}\n\
          [[guest.lane]]\nguest_port = \"net_vhost0,iface={},queues=1,client=0\"\n\
          wire_port = \"net_af_packet0,iface={}\"\nlcore = 1\nhold_frames = 8192\nhold_bytes = \"8MiB\"\n",
         scratch.file("control.sock").display(),

@@ -4,7 +4,8 @@
 //! ([`host::Snapshot`]) on the first, replicates it to the second ([`replication`]), runs transactions
 //! ([`client`], [`account`]), transfers ([`transfer`]), a call in the clear ([`call`]) and one by TLS and DTLS-SRTP
 //! ([`dialog`]) through it, and lets a [`blow`] fall. What
-//! the peers met and what two captures show ([`seen`]) is the [`outcome`]; a [`report`] sums up.
+//! the peers met and what two captures show ([`seen`]) is the [`outcome`]; a [`report`] sums up. A test that leads a
+//! replication step by step takes a [`pair`].
 
 pub mod account;
 pub mod blow;
@@ -17,6 +18,7 @@ pub mod host;
 pub mod mark;
 pub mod network;
 pub mod outcome;
+pub mod pair;
 pub mod relay;
 pub mod replication;
 pub mod report;

@@ -141,8 +141,22 @@ impl Replication {
     }
 }
 
+/// `tidegate VERB` beside a host's plane and QEMU.
+pub fn side(tidegate: &Path, verb: &str, network: &Network, host: &Host) -> Program {
+    Program::new(tidegate)
+        .args(verb)
+        .args(&format!("--guest {GUEST} --json --socket"))
+        .arg(host.plane.control_socket().display().to_string())
+        .arg("--qmp")
+        .arg(host.guest.monitor_socket().display().to_string())
+        .arg("--desk")
+        .arg(host.scratch().file("desk.sock").display().to_string())
+        .variable("TIDEGATE_STEPS", "1")
+        .inside(&network.hosts[0])
+}
+
 /// A loopback port of the hosts that nobody listens at.
-fn free_address(network: &Network) -> Result<SocketAddr> {
+pub fn free_address(network: &Network) -> Result<SocketAddr> {
     network.hosts[0].enter(|| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context(|| "no port is free".to_owned())?;
         listener.local_addr().context(|| "a listener without an address".to_owned())
@@ -159,18 +173,7 @@ impl Programs {
     ) -> Result<Programs> {
         let listen = free_address(network)?;
         let [a, b] = hosts;
-        let program = |verb: &str, host: &Host| {
-            Program::new(tidegate)
-                .args(verb)
-                .args(&format!("--guest {GUEST} --json --socket"))
-                .arg(host.plane.control_socket().display().to_string())
-                .arg("--qmp")
-                .arg(host.guest.monitor_socket().display().to_string())
-                .arg("--desk")
-                .arg(host.scratch().file("desk.sock").display().to_string())
-                .variable("TIDEGATE_STEPS", "1")
-                .inside(&network.hosts[0])
-        };
+        let program = |verb: &str, host: &Host| side(tidegate, verb, network, host);
         let (standby, told) = program("standby", b)
             .args(&format!("--listen {listen}"))
             .start_telling(b.scratch(), "standby")?;

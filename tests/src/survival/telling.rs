@@ -85,10 +85,15 @@ impl Telling {
 
     /// Waits for an event of that name; nothing when the process ends without it, or the time is over.
     pub fn wait(&self, event: &str, timeout: Duration) -> Option<Value> {
+        self.wait_from(0, event, timeout)
+    }
+
+    /// The same, and its first `from` events do not count.
+    pub fn wait_from(&self, from: usize, event: &str, timeout: Duration) -> Option<Value> {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.lock();
         loop {
-            if let Some(found) = state.events.iter().find(|told| told["event"] == event) {
+            if let Some(found) = state.events.iter().skip(from).find(|told| told["event"] == event) {
                 return Some(found.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());

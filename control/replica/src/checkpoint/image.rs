@@ -204,7 +204,9 @@ impl Image {
     /// Takes a checkpoint that came completely: verifies that it builds on what is held and gives what it says, and
     /// holds it. After this it is what a promotion loads. RAM is untouched until [`Image::apply`].
     pub fn admit(&mut self, checkpoint: Checkpoint) -> Result<(), ImageError> {
-        if !matches!(self.state, ImageState::Seeding | ImageState::Holding) {
+        // Where RAM comes with each checkpoint, there is no first copy.
+        let whole = self.memory.is_none() && self.state == ImageState::Empty;
+        if !whole && !matches!(self.state, ImageState::Seeding | ImageState::Holding) {
             return Err(self.not_now("take a checkpoint"));
         }
         let Checkpoint { id, device, ram } = checkpoint;

@@ -105,22 +105,41 @@ impl<'p> Cycle<'p> {
                 backup_lost(primary, &evidence);
             }
             if let Err(over) = self.seed(heard, &loads) {
-                return over;
+                return self.ended(over, heard, stop);
             }
         }
         loop {
             let over = match self.wait(heard) {
                 Wake::Due => self.checkpoint(&loads),
-                Wake::Over(Over::Stopped) => {
-                    primary.stopping.store(true, Relaxed);
-                    stop.store(true, Relaxed);
-                    return self.dismissed(heard);
-                }
                 Wake::Over(over) => Err(over),
             };
             if let Err(over) = over {
-                return over;
+                return self.ended(over, heard, stop);
             }
+        }
+    }
+
+    /// The session is over. After an end in order the standby says that it will not take over.
+    fn ended(&self, over: Over, heard: &Receiver<News>, stop: &AtomicBool) -> Over {
+        match over {
+            Over::Stopped => {
+                self.primary.stopping.store(true, Relaxed);
+                stop.store(true, Relaxed);
+                self.dismissed(heard);
+                Over::Stopped
+            }
+            // The heart has told the standby.
+            Over::ShutDown(_) => Over::ShutDown(self.dismissed(heard)),
+            Over::Dismiss(evidence) => {
+                self.primary.stopping.store(true, Relaxed);
+                stop.store(true, Relaxed);
+                let known = self.dismissed(heard);
+                // The heart has to have said it before it is taken back.
+                std::thread::sleep(self.primary.args.link.beat * 2);
+                self.primary.stopping.store(false, Relaxed);
+                if known { Over::Again } else { Over::BackupLost(evidence) }
+            }
+            over => over,
         }
     }
 
@@ -186,8 +205,9 @@ impl<'p> Cycle<'p> {
             News::LinkLost(reason) => return Err(Over::Lost(reason)),
             News::GivenBack(reason) => return Err(Over::BackupLost(reason)),
             News::Gone(reason) => return Err(Over::Gone(reason)),
+            News::ShutDown => return Err(Over::ShutDown(false)),
             News::Ordered(Ordered::Stop) => return Err(Over::Stopped),
-            News::Ordered(Ordered::BackupLost(evidence)) => return Err(Over::BackupLost(evidence)),
+            News::Ordered(Ordered::BackupLost(evidence)) => return Err(Over::Dismiss(evidence)),
         }
         Ok(())
     }
@@ -303,16 +323,16 @@ impl<'p> Cycle<'p> {
         self.urged = false;
     }
 
-    /// Stopping in order: waits for the standby's word that it will not take over.
-    fn dismissed(&mut self, heard: &Receiver<News>) -> Over {
+    /// Ending in order: waits for the standby's word that it will not take over.
+    fn dismissed(&self, heard: &Receiver<News>) -> bool {
         let deadline = Instant::now() + DISMISSED_WITHIN;
         while let Ok(news) = heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             if let News::GivenBack(reason) = news {
                 backup_lost(self.primary, &reason);
-                break;
+                return true;
             }
         }
-        Over::Stopped
+        false
     }
 }
 

@@ -18,7 +18,7 @@ pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
     for n in 0u64.. {
         if stop.load(Relaxed) {
             let last = match primary.stopping.load(Relaxed) {
-                true => Up::Dismiss { reason: "the primary was told to stop".into() },
+                true => Up::Dismiss { reason: "by order".into() },
                 false => Up::Bye { reason: "the primary dials again".into() },
             };
             let _ = up.send(&last);
@@ -28,6 +28,12 @@ pub fn beat(primary: &Primary, mut up: Sender<Up>, stop: &AtomicBool) {
         let sent = match life(primary, &mut polls) {
             Life::Lives(pulse) => lives(primary, &mut up, &pulse, n, &mut since),
             Life::Unknown => Ok(()),
+            Life::ShutDown => {
+                // In this order: the standby's answer must find somebody who waits for it.
+                primary.tell(News::ShutDown);
+                let _ = up.send(&Up::Dismiss { reason: "the guest has shut down".into() });
+                return;
+            }
             Life::Gone(reason) => {
                 // Behind the fence nothing leaves any more: what has left is known without a margin. A plane that has
                 // ended tells nothing.
@@ -58,19 +64,25 @@ pub enum Life {
     Unknown,
     /// Nothing of the guest leaves this host any more.
     Gone(String),
+    /// The guest has shut down: nobody shall bring it back.
+    ShutDown,
 }
 
 /// Looks for signs of life. `polls`: what the plane said the last time.
 pub fn life(primary: &Primary, polls: &mut Option<u64>) -> Life {
-    if primary.vm.is_gone() {
-        return fenced(primary, &format!("{} has ended", primary.vm.who()));
-    }
     // Asked first: whoever waits for its answer now learns of its end when the last of it is gone.
     if primary.plane.is_dead() {
         return Life::Gone("the plane has ended".into());
     }
     let dead_after = primary.args.link.dead_after;
-    match primary.vm.look(dead_after / 2) {
+    let looked = primary.vm.look(dead_after / 2);
+    if primary.vm.has_shut_down() {
+        return Life::ShutDown;
+    }
+    match looked {
+        _ if primary.vm.is_gone() && looked.as_ref().is_none_or(Result::is_ok) => {
+            return fenced(primary, &format!("{} has ended", primary.vm.who()));
+        }
         Some(Ok(_)) => {}
         Some(Err(error)) if primary.vm.is_gone() => {
             return fenced(primary, &format!("{} has ended: {error}", primary.vm.who()));

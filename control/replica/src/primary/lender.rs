@@ -33,6 +33,7 @@ pub fn ask(primary: &Primary, dial: &Dial) {
     let mut told = false;
     loop {
         match dial.witness() {
+            Ok(_) if primary.vm.has_shut_down() => return,
             Ok(dialed) => {
                 primary.chronicle.tell("witness", json!({ "node": dialed.welcome.node }));
                 told = false;
@@ -72,6 +73,8 @@ fn beat(primary: &Primary, mut up: Sender<Up>, over: &AtomicBool) {
                 Some(Up::Beat(Beat { seq, renewal, qmp_answers: seq, polls: pulse.polls, standby }))
             }
             Life::Unknown => None,
+            // The standby is dismissed: there is nobody to give the lease to.
+            Life::ShutDown => return,
             Life::Gone(reason) => Some(Up::Surrender { upto: primary.tenant().surrender(), reason }),
         };
         let last = matches!(message, Some(Up::Surrender { .. }));

@@ -21,7 +21,7 @@ use crate::link::dial;
 use crate::link::message::Role;
 use crate::pacing::Pacing;
 use crate::plane::{Plane, monotonic_ns};
-use crate::vm::{SignsOfLife, Vm};
+use crate::vm::{SignsOfLife, Vm, streamed_ram};
 use flight::{Flight, Landed};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -47,6 +47,8 @@ pub enum News {
     GivenBack(String),
     /// The VM or its plane is gone for certain; the standby was told.
     Gone(String),
+    /// The guest has shut down; the standby was told.
+    ShutDown,
     /// A person ordered something.
     Ordered(Ordered),
 }
@@ -89,7 +91,8 @@ pub struct Primary {
     vm: Arc<dyn SignsOfLife>,
     flight: Flight,
     chronicle: Chronicle,
-    incarnation: u64,
+    /// Drawn anew whenever the guest speaks without a lease again: what the standby heard of one is over then.
+    incarnation: AtomicU64,
     tenant: Mutex<Tenant>,
     /// The newest grant.
     lease: Mutex<Option<Lease>>,
@@ -97,6 +100,8 @@ pub struct Primary {
     leased: AtomicBool,
     /// The plane was given one, in this generation.
     bound: AtomicBool,
+    /// It was told that a standby can take over.
+    protected: AtomicBool,
     /// Somebody said stop.
     stopping: AtomicBool,
     generation: AtomicU64,
@@ -153,7 +158,9 @@ impl Primary {
         self.chronicle.committed(landed.after);
         self.chronicle.step("commit", landed.id.epoch);
         // From here on the standby can take over: this side speaks under a lease only.
-        if self.wants_lease() && !self.leased.swap(true, Relaxed) {
+        self.leased.fetch_or(self.wants_lease(), Relaxed);
+        let speaks_safely = !self.wants_lease() || self.bound.load(Relaxed);
+        if speaks_safely && !self.protected.swap(true, Relaxed) {
             let id = landed.id;
             self.chronicle.tell("protected", json!({ "generation": id.generation, "epoch": id.epoch }));
         }
@@ -168,6 +175,12 @@ impl Primary {
 /// Longest wait for QEMU's monitor at the start.
 const MONITOR_WITHIN: Duration = Duration::from_secs(10);
 
+/// The largest state of devices.
+const DEVICE_MAX: usize = 64 << 20;
+/// How long QEMU may take to give that; and with all of RAM in it.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+const WHOLE_WITHIN: Duration = Duration::from_secs(30);
+
 /// Replicates until told to stop. `Err`: it never began.
 pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, String> {
     let pacing = Pacing::new(args.interval, args.floor, args.ceiling)?;
@@ -177,11 +190,13 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
     }
     is_no_standby(&plane)?;
     let vm = Arc::new(Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?);
+    let streamed = if args.full { streamed_ram(&vm)? } else { 0 };
     let options = TakeOptions {
         full: args.full,
         threads: args.compare_threads.map_or(0, |n| n as usize),
         soft_dirty: !args.compare_all && !args.full,
-        ..TakeOptions::default()
+        device_limit: DEVICE_MAX.saturating_add(usize::try_from(streamed).unwrap_or(usize::MAX)),
+        within: if args.full { WHOLE_WITHIN } else { TAKEN_WITHIN },
     };
     let (disks, taker) = {
         let mut driving = vm.drive();
@@ -216,11 +231,12 @@ impl Primary {
             vm,
             chronicle,
             flight: Flight::default(),
-            incarnation: dial::incarnation().map_err(|e| e.to_string())?,
+            incarnation: AtomicU64::new(dial::incarnation().map_err(|e| e.to_string())?),
             tenant: Mutex::new(Tenant::new()),
             lease: Mutex::new(None),
             leased: AtomicBool::new(report["leased"] == true),
             bound: AtomicBool::new(false),
+            protected: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
             held_frames: AtomicU64::new(0),
@@ -243,8 +259,12 @@ impl Primary {
             }
         });
         if self.args.link.decide == Decide::Witness
-            && let Some(dial) =
-                lender::dial(&self.args.link, self.plane.guest(), Role::Primary, self.incarnation)?
+            && let Some(dial) = lender::dial(
+                &self.args.link,
+                self.plane.guest(),
+                Role::Primary,
+                self.incarnation.load(Relaxed),
+            )?
         {
             let asking = Arc::clone(self);
             std::thread::Builder::new()
@@ -297,7 +317,9 @@ fn replicate(primary: &Primary, heard: &mpsc::Receiver<News>, mut cycle: cycle::
             session::Over::Lost(reason) => {
                 primary.chronicle.tell("link-lost", json!({ "reason": reason }));
             }
-            session::Over::BackupLost(evidence) => backup_lost(primary, &evidence),
+            session::Over::BackupLost(evidence) | session::Over::Dismiss(evidence) => {
+                backup_lost(primary, &evidence)
+            }
             session::Over::Superseded(reason) => {
                 // Its frames must not leave any more, whatever the lease says.
                 let fenced = primary.plane.fence().unwrap_or(false);
@@ -308,6 +330,17 @@ fn replicate(primary: &Primary, heard: &mpsc::Receiver<News>, mut cycle: cycle::
             }
             session::Over::Gone(reason) => return End::Failed(reason),
             session::Over::Stopped => return stop(primary),
+            session::Over::ShutDown(dismissed) => {
+                let data = json!({ "guest": primary.plane.guest(), "standby_dismissed": dismissed });
+                primary.chronicle.tell("guest-shutdown", data);
+                return match dismissed {
+                    true => End::Stopped,
+                    false => End::Failed(format!(
+                        "guest {} has shut down, and its standby could not be told: it may bring it back; end it there",
+                        primary.plane.guest()
+                    )),
+                };
+            }
         }
     }
 }
@@ -320,9 +353,16 @@ fn backup_lost(primary: &Primary, evidence: &str) {
         Err(error) => json!({ "evidence": evidence, "error": error.to_string() }),
     };
     primary.chronicle.tell("backup-lost", data);
-    if became.is_ok_and(|standing| standing["mode"] == "open") {
-        primary.leased.store(false, Relaxed);
-        primary.bound.store(false, Relaxed);
+    if became.is_err() {
+        return;
+    }
+    // It speaks without a lease from here on, until a standby is there again.
+    primary.protected.store(false, Relaxed);
+    primary.leased.store(false, Relaxed);
+    primary.bound.store(false, Relaxed);
+    match dial::incarnation() {
+        Ok(incarnation) => primary.incarnation.store(incarnation, Relaxed),
+        Err(error) => log::warn!("no new incarnation: {error}"),
     }
 }
 

@@ -22,12 +22,16 @@ pub enum Over {
     Lost(String),
     /// There is evidence that no standby can take over.
     BackupLost(String),
+    /// A person says so; the standby that is there all the same has to be told.
+    Dismiss(String),
     /// The standby has taken over.
     Superseded(String),
     /// The VM or its plane is gone.
     Gone(String),
     /// Somebody said stop.
     Stopped,
+    /// The guest has shut down; true: the standby knows, and will not bring it back.
+    ShutDown(bool),
 }
 
 /// Why there is none.
@@ -71,7 +75,7 @@ pub fn open(primary: &Primary) -> Result<Dialed, NoSession> {
         node,
         guest: primary.plane.guest().to_owned(),
         role: Role::Primary,
-        incarnation: primary.incarnation,
+        incarnation: primary.incarnation.load(Relaxed),
         keys,
         patience: patience(link),
     };
@@ -123,8 +127,10 @@ pub fn leave(primary: &Primary, heard: &mpsc::Receiver<News>) {
     primary.flight.clear();
     primary.name(None);
     // What the ended threads still had to say concerns a session that is over; what a person ordered does not.
-    let orders: Vec<News> =
-        heard.try_iter().filter(|news| matches!(news, News::Ordered(_) | News::Gone(_))).collect();
+    let orders: Vec<News> = heard
+        .try_iter()
+        .filter(|news| matches!(news, News::Ordered(_) | News::Gone(_) | News::ShutDown))
+        .collect();
     orders.into_iter().for_each(|news| primary.tell(news));
 }
 
@@ -137,12 +143,14 @@ pub fn wait_without(primary: &Primary, heard: &mpsc::Receiver<News>, limit: Dura
             Ok(News::Ordered(Ordered::Stop)) => return Over::Stopped,
             Ok(News::Ordered(Ordered::BackupLost(evidence))) => return Over::BackupLost(evidence),
             Ok(News::Gone(reason)) => return Over::Gone(reason),
+            Ok(News::ShutDown) => return Over::ShutDown(false),
             Ok(News::GivenBack(reason)) => return Over::BackupLost(reason),
             Ok(_) => {}
             Err(_) => break,
         }
     }
     match primary.vm.look(limit) {
+        _ if primary.vm.has_shut_down() => Over::ShutDown(false),
         Some(Err(error)) if primary.vm.is_gone() => {
             let fenced = primary.plane.fence().unwrap_or(false);
             Over::Gone(format!("{} has ended ({error}); the plane is fenced: {fenced}", primary.vm.who()))

@@ -105,7 +105,7 @@ fn ended(primary: &Primary, over: Over) -> End {
             primary.chronicle.tell("stopped", json!({ "guest": primary.plane.guest() }));
             End::Stopped
         }
-        Over::BackupLost(evidence) => {
+        Over::BackupLost(evidence) | Over::Dismiss(evidence) => {
             backup_lost(primary, &evidence);
             End::Failed(format!("no backup any more: {evidence}"))
         }
@@ -117,6 +117,8 @@ fn ended(primary: &Primary, over: Over) -> End {
             ))
         }
         Over::Gone(reason) => End::Failed(reason),
+        // Of a domain that shuts down xl says nothing here.
+        Over::ShutDown(_) => End::Stopped,
         Over::Again => End::Failed("the session ended".into()),
     }
 }
@@ -250,6 +252,7 @@ impl Relay<'_> {
                 Err(Over::BackupLost(reason))
             }
             News::Gone(reason) => Err(Over::Gone(reason)),
+            News::ShutDown => Err(Over::ShutDown(false)),
             News::Ordered(Ordered::Stop) => Err(Over::Stopped),
         }
     }

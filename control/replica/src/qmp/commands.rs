@@ -263,6 +263,15 @@ impl Qmp {
             .collect()
     }
 
+    /// The VM's RAM, bytes.
+    pub fn memory_size(&mut self) -> Result<u64, QmpError> {
+        let answer = self.execute("query-memory-size-summary", json!({}))?;
+        let base = answer["base-memory"].as_u64();
+        let base =
+            base.ok_or_else(|| QmpError::malformed("query-memory-size-summary gave no base-memory"))?;
+        Ok(base.saturating_add(answer["plugged-memory"].as_u64().unwrap_or(0)))
+    }
+
     /// A property of an object (`qom-get`).
     pub fn property(&mut self, path: &str, property: &str) -> Result<Value, QmpError> {
         self.execute("qom-get", json!({ "path": path, "property": property }))

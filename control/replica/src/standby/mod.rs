@@ -25,7 +25,7 @@ use crate::link::wire::{Sender, Wire};
 use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{dial_witness, keys, node, patience};
-use crate::vm::Vm;
+use crate::vm::{Vm, streamed_ram};
 use decide::{Order, Rules};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -193,12 +193,13 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {
         let mut driving = vm.drive();
-        Image::prepare(&mut driving, false).map_err(|e| e.to_string())?
+        Image::prepare(&mut driving, args.full).map_err(|e| e.to_string())?
     };
+    let streamed = if args.full { streamed_ram(&vm)? } else { 0 };
     let ram_pages = image
         .ram_bytes()
         .map_or(0, |bytes| u32::try_from(bytes / crate::checkpoint::PAGE as u64).unwrap_or(u32::MAX));
-    let limits = BulkLimits { device_max: u64::from(args.device_mib) << 20, ram_pages };
+    let limits = BulkLimits { device_max: (u64::from(args.device_mib) << 20) + streamed, ram_pages };
     let backup = qemu::Qemu::new(vm, image, args.disk_hook);
     let chronicle = Chronicle::new("standby", args.vm.json);
     let StandbyArgs { listen, link, term, media_term, protected, desk, .. } = args;
@@ -383,6 +384,13 @@ fn failover(standby: &Standby, primary_is_off: bool) -> Result<Value, Failure> {
     }
     if !standby.holds() {
         return refuse("no-checkpoint", "no complete checkpoint is here: there is nothing to take over with");
+    }
+    if standby.landlord().has_given_back() {
+        return refuse(
+            "given-back",
+            "this standby was dismissed by its primary, or gave up by itself: what it holds is of then, and the primary \
+             may have gone on since. Start the VM itself",
+        );
     }
     let bound = {
         let view = standby.view();

@@ -133,10 +133,10 @@ impl Witness {
         self.guests.get_mut(guest).is_some_and(|guest| guest.is_new(now_ns, caller, seq))
     }
 
-    /// Whether the node holds the guest's lease, or held it last.
-    pub fn holds(&self, guest: &str, node: &str) -> bool {
+    /// Whether it holds the guest's lease, or held it last. Another process on the same node does not.
+    pub fn holds(&self, guest: &str, caller: &Caller) -> bool {
         let lent = self.guests.get(guest).and_then(|guest| guest.lent.as_ref());
-        lent.is_some_and(|lent| lent.to.node == node)
+        lent.is_some_and(|lent| lent.to == *caller)
     }
 
     /// A standby asks to take over. None: an old question.
@@ -152,7 +152,7 @@ impl Witness {
                        every committed checkpoint; decide yourself (tidegate failover --force)"
                 .to_owned());
         };
-        let free_at = if lent.to.node == caller.node {
+        let free_at = if lent.to == *caller {
             unknown_until
         } else if guest.standby.as_ref() != Some(&caller.node) {
             let named = guest.standby.as_deref().unwrap_or("nobody");

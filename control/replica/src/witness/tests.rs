@@ -347,14 +347,14 @@ fn the_property_meets_changes_of_the_speaker() {
     assert!(changes > 50, "the speaker changed {changes} times in 200 runs");
 }
 
-fn dial(running: &Running, node: &str, role: Role) -> Dialed {
+fn dial(running: &Running, node: &str, role: Role, incarnation: u64) -> Dialed {
     let dial = Dial {
         address: running.address.to_string(),
         peer: "witness".to_owned(),
         node: node.to_owned(),
         guest: "pbx".to_owned(),
         role,
-        incarnation: 5,
+        incarnation,
         keys: None,
         patience: Patience { quiet: Duration::from_millis(10), ..Patience::default() },
     };
@@ -392,7 +392,7 @@ fn a_witness_serves_primary_and_standby_over_the_link() {
     let terms = Terms { term_ms: 300, ..Terms::default() };
     let running = start(listen, terms, 0, Duration::from_millis(150)).unwrap();
     let (mut alpha, mut beta) =
-        (dial(&running, "alpha", Role::Primary), dial(&running, "beta", Role::Standby));
+        (dial(&running, "alpha", Role::Primary, 5), dial(&running, "beta", Role::Standby, 5));
     assert_eq!(alpha.welcome.term_ms, 300);
     assert!(alpha.welcome.not_ready.is_some(), "it has just started");
     // A renewal is granted at once, and the standby's beats are noted.
@@ -440,4 +440,13 @@ fn a_witness_serves_primary_and_standby_over_the_link() {
     until(&mut alpha, |down| {
         matches!(down, Down::Peer { standing: Standing::Withdrawn { .. }, .. }).then_some(())
     });
+    // Another process on that node is a standby again: its beats do not renew what the one before held.
+    let mut anew = dial(&running, "beta", Role::Standby, 6);
+    anew.up.send(&Up::Beat(beat(1, false, None))).unwrap();
+    let noted = until(&mut anew, |down| match down {
+        Down::Noted { seq: 1 } => Some(true),
+        Down::Grant { .. } | Down::Denied { .. } => Some(false),
+        _ => None,
+    });
+    assert!(noted, "a standby was lent the lease");
 }
