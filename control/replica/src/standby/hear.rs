@@ -1,5 +1,6 @@
 //! What the primary says: beats are answered with a lease, guard reports go to the plane, a surrender is noted.
 
+use super::bursts::Bursts;
 use super::{Standby, grants};
 use crate::lease::Answer;
 use crate::link::LinkError;
@@ -11,10 +12,15 @@ use tidegate_control::protocol::GuardReport;
 
 /// Hears until the session ends.
 pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: u64) {
+    let mut bursts = Bursts::default();
     let (reason, orderly) = loop {
         match up.receive() {
             Ok(Up::Beat(beat)) => beat_of(standby, &beat, incarnation),
-            Ok(Up::Guard(report)) => inherit(standby, &report, margin_ms(standby)),
+            Ok(Up::Guard(mut report)) => {
+                let margin_ms = margin_ms(standby);
+                bursts.widen(&mut report, margin_ms, monotonic_ns());
+                inherit(standby, &report, margin_ms);
+            }
             Ok(Up::Settled(report)) => inherit(standby, &report, 0),
             Ok(Up::Surrender { upto, reason }) => surrendered(standby, incarnation, upto, reason),
             Ok(Up::Dismiss { reason }) => {

@@ -4,6 +4,7 @@
 //! One thread waits for sessions; beside it, for each session, one hears the primary (`hear`) and one takes checkpoints
 //! (`receive`). One watches this side's QEMU and plane (`watch`), one decides and promotes (`promote`).
 
+mod bursts;
 mod claim;
 mod decide;
 mod hear;
