@@ -31,8 +31,19 @@ pub struct Classifier {
     policy: Box<CompiledPolicy>,
     streams: Streams,
     fragments: Fragments,
-    /// SRTCP waits: see [`Classifier::hold_srtcp`].
-    holds_srtcp: bool,
+    srtcp: Srtcp,
+}
+
+/// What becomes of RTCP that is not plain. After a failover the index of SRTCP would come round again, and nobody tells a
+/// standby which was the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Srtcp {
+    /// It goes with its media.
+    Passes,
+    /// It waits for its commit from the guest's first lease on.
+    WaitsOnceLeased,
+    /// It waits for its commit.
+    Waits,
 }
 
 /// What a frame is, before rules and policy have their say.
@@ -73,14 +84,21 @@ impl Classifier {
             policy,
             streams: Streams::new(streams, rate, arena),
             fragments: Fragments::new(rate, arena),
-            holds_srtcp: false,
+            srtcp: Srtcp::Passes,
         }
     }
 
-    /// From now on RTCP that is not plain waits for its commit: the index of SRTCP would come round again after a
-    /// failover, and nobody tells a standby which was the last.
-    pub fn hold_srtcp(&mut self) {
-        self.holds_srtcp = true;
+    /// Sets what becomes of SRTCP.
+    pub fn set_srtcp(&mut self, srtcp: Srtcp) {
+        self.srtcp = srtcp;
+    }
+
+    /// The guest is under a lease: somebody may take over from it.
+    #[inline(always)]
+    pub fn under_a_lease(&mut self) {
+        if self.srtcp == Srtcp::WaitsOnceLeased {
+            self.srtcp = Srtcp::Waits;
+        }
     }
 
     /// Takes a stream over from the dead primary; false when there is no room for it.
@@ -324,7 +342,7 @@ impl Classifier {
                 }
                 if self.streams.has_stream(headers, channel, now) {
                     // Its index would come again after a failover.
-                    match self.holds_srtcp && !is_plain_rtcp(payload, len) {
+                    match self.srtcp == Srtcp::Waits && !is_plain_rtcp(payload, len) {
                         true => Sight::held(Class::Rtcp),
                         false => Sight::passed(Class::Rtcp),
                     }

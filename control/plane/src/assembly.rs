@@ -125,9 +125,7 @@ impl Builder<'_> {
             let arena = arena_of(&mut self.arenas, lane.lcore);
             let policy = PolicySpec::of(guest).compile().map_err(|e| format!(": policy: {e}"))?;
             let mut classifier = Classifier::new(policy, lane.streams as usize, self.eal.tsc_rate(), arena);
-            if guest.holds_srtcp() {
-                classifier.hold_srtcp();
-            }
+            classifier.set_srtcp(guest.srtcp());
             let gate = ledger.gate();
             let ear = Ear::new(&guest.sip_ports, guest.learn_turn, lane.mtu.into());
             let shared = LaneShared::with_ear(Arc::clone(&gate), classifier.table(), ear, arena);

@@ -319,8 +319,19 @@ fn a_promoted_guest_is_announced_in_its_vlan_at_once_and_again() {
 fn srtcp_waits_on_a_guest_that_is_replicated() {
     let report = [&[0x80, 200, 0, 6][..], &[1; 24]].concat();
     let secured = [&report[..], &[0x80; 14]].concat();
-    for (keys, waits) in [("", false), ("replay_guard = \"all\"", true), ("replay_guard = \"off\"", false)] {
+    let [all, off] = ["all", "off"].map(|guard| format!("replay_guard = \"{guard}\""));
+    let cases = [
+        ("", false, false),
+        ("", true, true),
+        (&*all, false, true),
+        (&*off, false, false),
+        (&*off, true, false),
+    ];
+    for (keys, leased, waits) in cases {
         let rig = Rig::one(&format!("mode = \"protected\"\n{keys}"));
+        if leased {
+            rig.client().grant("protect", json!({"term_ms": 60_000}));
+        }
         (1..4).for_each(|n| send(&rig, rtp(n, 7)));
         assert!(within(Duration::from_secs(5), || heard(&rig).len() == 3));
         send(&rig, udp([4001, 7001], &report));
@@ -330,6 +341,6 @@ fn srtcp_waits_on_a_guest_that_is_replicated() {
         );
         send(&rig, udp([4001, 7001], &secured));
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(announced(&rig, 3).len(), if waits { 1 } else { 2 }, "{keys}");
+        assert_eq!(announced(&rig, 3).len(), if waits { 1 } else { 2 }, "{keys} {leased}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Guest, Mode};
 use serde::{Deserialize, Serialize};
+use tidegate_dataplane::classify::Srtcp;
 
 /// `guest.replay_guard`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -27,10 +28,14 @@ impl Guest {
     }
 
     /// SRTCP waits for its commit, because its index would come round again after a failover: where the configuration
-    /// speaks of one. A guest that is replicated has a lease, begins as a standby, or names its guard.
-    pub fn holds_srtcp(&self) -> bool {
-        let paired = self.leased || self.mode == Mode::Muted;
-        self.replay_guard.map_or(paired, |guard| guard != ReplayGuard::Off)
+    /// speaks of one, and once somebody leases the guest.
+    pub fn srtcp(&self) -> Srtcp {
+        match self.replay_guard {
+            Some(ReplayGuard::Off) => Srtcp::Passes,
+            Some(_) => Srtcp::Waits,
+            None if self.leased || self.mode == Mode::Muted => Srtcp::Waits,
+            None => Srtcp::WaitsOnceLeased,
+        }
     }
 
     /// What is wrong with `announce_ms`.
@@ -55,16 +60,16 @@ mod tests {
 
     #[test]
     fn srtcp_waits_where_the_configuration_speaks_of_a_failover() {
-        for (keys, guard, holds) in [
-            ("", ReplayGuard::All, false),
-            ("leased = true", ReplayGuard::All, true),
-            ("mode = \"muted\"", ReplayGuard::All, true),
-            ("leased = true\nreplay_guard = \"off\"", ReplayGuard::Off, false),
-            ("replay_guard = \"srtp\"", ReplayGuard::Srtp, true),
-            ("replay_guard = \"all\"", ReplayGuard::All, true),
+        for (keys, guard, srtcp) in [
+            ("", ReplayGuard::All, Srtcp::WaitsOnceLeased),
+            ("leased = true", ReplayGuard::All, Srtcp::Waits),
+            ("mode = \"muted\"", ReplayGuard::All, Srtcp::Waits),
+            ("leased = true\nreplay_guard = \"off\"", ReplayGuard::Off, Srtcp::Passes),
+            ("replay_guard = \"srtp\"", ReplayGuard::Srtp, Srtcp::Waits),
+            ("replay_guard = \"all\"", ReplayGuard::All, Srtcp::Waits),
         ] {
             let guest = guest(keys).expect("good");
-            assert_eq!((guest.replay_guard(), guest.holds_srtcp()), (guard, holds), "{keys}");
+            assert_eq!((guest.replay_guard(), guest.srtcp()), (guard, srtcp), "{keys}");
         }
     }
 

@@ -153,7 +153,7 @@ pub struct Guest {
     #[serde(default)]
     pub on_backup_lost: OnBackupLost,
     /// What a promoted standby refuses of that which the dead primary may have sent before. Default: `all`. Named here, or
-    /// where the guest is leased or starts muted, it also has SRTCP wait for its commit.
+    /// where the guest starts muted or is ever leased, it also has SRTCP wait for its commit.
     #[serde(default)]
     pub replay_guard: Option<ReplayGuard>,
     /// When the plane announces the guest to switches and neighbours after it was unmuted, milliseconds, at most 32

@@ -148,9 +148,7 @@ impl Rig {
             for lane in &guest.lanes {
                 let policy = PolicySpec::of(guest).compile().expect("a good policy");
                 let mut classifier = Classifier::new(policy, 64.max(lane.streams as usize), rate, &mut Heap);
-                if guest.holds_srtcp() {
-                    classifier.hold_srtcp();
-                }
+                classifier.set_srtcp(guest.srtcp());
                 let shared = LaneShared::with_ear(
                     ledger.gate(),
                     classifier.table(),

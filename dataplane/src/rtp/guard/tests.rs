@@ -1,7 +1,7 @@
 use super::*;
 use crate::arena::Heap;
 use crate::class::{Class, Verdict};
-use crate::classify::Classifier;
+use crate::classify::{Classifier, Srtcp};
 use crate::policy::{Policy, PolicyName};
 use crate::wire::Headers;
 use crate::wire::sample::{self, Chain};
@@ -331,10 +331,16 @@ fn where_replays_are_guarded_against_srtcp_waits_and_rtcp_does_not() {
     let mut report = vec![0x80, 200, 0, 6];
     report.resize(28, 1);
     let secured = [&report[..], &[0x80; 14]].concat();
-    for (holds, verdict) in [(false, Verdict::Bypass), (true, Verdict::Hold)] {
+    for (srtcp, leased, verdict) in [
+        (Srtcp::Passes, true, Verdict::Bypass),
+        (Srtcp::WaitsOnceLeased, false, Verdict::Bypass),
+        (Srtcp::WaitsOnceLeased, true, Verdict::Hold),
+        (Srtcp::Waits, false, Verdict::Hold),
+    ] {
         let mut bench = bench();
-        if holds {
-            bench.0.hold_srtcp();
+        bench.0.set_srtcp(srtcp);
+        if leased {
+            bench.0.under_a_lease();
         }
         (1..4).for_each(|n| _ = bench.rtp(n));
         assert_eq!(bench.see(&sample::udp(40001, 5005, &report)), (Verdict::Bypass, Class::Rtcp));
