@@ -79,20 +79,20 @@ fn ended(result: Result<(), ClientError>, as_json: bool) -> ExitCode {
     }
 }
 
-/// The plane's client speaks of the plane; who is missing here is the standby.
-fn no_desk(desk: &Path, error: ClientError) -> ClientError {
+/// The plane's client speaks of the plane; who is missing here is the standby or the replication.
+fn no_desk(who: &str, desk: &Path, error: ClientError) -> ClientError {
     if UnixStream::connect(desk).is_ok() {
         return error;
     }
     let desc = format!(
-        "no standby answers at {}: it has ended (its own log says why), or name its socket with --desk",
+        "no {who} answers at {}: start it, or see its own log for why it has ended, or name its socket with --desk",
         desk.display()
     );
     ClientError::Refused(Failure::new("unreachable", desc))
 }
 
 fn failover(args: &FailoverArgs) -> Result<(), ClientError> {
-    let mut client = Client::connect(&args.desk).map_err(|error| no_desk(&args.desk, error))?;
+    let mut client = Client::connect(&args.desk).map_err(|error| no_desk("standby", &args.desk, error))?;
     let told = client.execute("failover", json!({ "primary_is_off": args.primary_is_off }))?;
     if args.json {
         let _ = writeln!(std::io::stdout(), "{told}");
@@ -117,7 +117,7 @@ fn replication(args: &DeskArgs) -> Result<(), ClientError> {
     for desk in &desks {
         match Client::connect(desk).and_then(|mut client| client.execute("status", json!({}))) {
             Ok(status) => told.push(status),
-            Err(error) => problem = problem.or(Some(error)),
+            Err(error) => problem = problem.or(Some(no_desk("replicate or standby", desk, error))),
         }
     }
     if let (true, Some(problem)) = (told.is_empty(), problem) {

@@ -58,7 +58,7 @@ pub fn judge(disks: Disks, drives: &[Block]) -> Result<(), DiskRefusal> {
             if disks == Disks::None {
                 return refuse(
                     "a read-only disk is not in a checkpoint: give the standby's QEMU the same image and say \
-                     disks = \"read-only\"",
+                     --disks read-only",
                 );
             }
             continue;
@@ -72,8 +72,8 @@ pub fn judge(disks: Disks, drives: &[Block]) -> Result<(), DiskRefusal> {
         if disks != Disks::External {
             return refuse(
                 "the guest can write to it and it is not in a checkpoint, so a restored VM would find it changed: \
-                 remove it, make it read-only, or keep it in step by a replication of its own and say disks = \
-                 \"external\" with a disk_hook",
+                 remove it, make it read-only, or keep it in step by a replication of its own and say \
+                 --disks external --disk-hook PATH",
             );
         }
     }
@@ -276,7 +276,7 @@ mod tests {
             }
         }
         let refusal = judge(Disks::None, &[disk]).unwrap_err().to_string();
-        assert!(refusal.contains("vda") && refusal.contains("/vm.qcow2") && refusal.contains("disk_hook"));
+        assert!(refusal.contains("vda") && refusal.contains("/vm.qcow2") && refusal.contains("--disk-hook"));
     }
 
     fn hook(directory: &tempfile::TempDir, body: &str) -> Hook {

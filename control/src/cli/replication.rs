@@ -148,6 +148,44 @@ pub struct VmArgs {
     pub json: bool,
 }
 
+impl LinkArgs {
+    /// Refuses times that contradict each other, in words for the command line.
+    pub fn check(&self) -> Result<(), String> {
+        if self.dead_after <= self.beat {
+            return Err(
+                "--dead-after must be longer than --beat: five beats are usual, 100ms and 20ms".into()
+            );
+        }
+        Ok(())
+    }
+
+    /// The same for a grant of this length, of whose first part frames may bypass.
+    pub fn check_term(&self, term: Duration, media_term: Option<Duration>) -> Result<(), String> {
+        self.check()?;
+        if term <= self.beat {
+            return Err("--term must be longer than --beat: each beat asks for the next grant".into());
+        }
+        if media_term.is_some_and(|media| media > term) {
+            return Err("--media-term is a part of --term: it cannot be longer".into());
+        }
+        Ok(())
+    }
+
+    /// The same for the side that dials `to`: whom it will find there has to be known.
+    pub fn check_dial(&self, to: SocketAddr) -> Result<(), String> {
+        self.check()?;
+        if self.certs.is_some() && self.peer.is_none() {
+            return Err("--certs wants --peer: the name in the other host's certificate".into());
+        }
+        if self.certs.is_none() && !to.ip().is_loopback() {
+            return Err(format!(
+                "{to} is not on loopback: make certificates (tidegate certs) and name them with --certs and --peer"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// See [`ReplicationCommand::Replicate`].
 #[derive(Clone, Debug, Args)]
 pub struct ReplicateArgs {
@@ -185,7 +223,8 @@ pub struct ReplicateArgs {
     /// How the guest's disks are kept in step
     #[arg(long, value_enum, default_value_t = Disks::None)]
     pub disks: Disks,
-    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement
+    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement. A pause of more than
+    /// three times --dead-after counts as the VM's death: make that and the standby's --term longer for a slow one
     #[arg(long, value_name = "PATH", required_if_eq("disks", "external"))]
     pub disk_hook: Option<PathBuf>,
     /// This process's own socket: tidegate replication
@@ -407,4 +446,35 @@ pub(super) fn hand_over() -> ExitCode {
     let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
     say_error(&format!("cannot start {}: {error}", program.display()));
     ExitCode::from(FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        link: LinkArgs,
+    }
+
+    fn link(words: &str) -> LinkArgs {
+        Line::parse_from(std::iter::once("x").chain(words.split_ascii_whitespace())).link
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_with_the_option_to_change() {
+        let ms = Duration::from_millis;
+        let [near, far]: [SocketAddr; 2] =
+            ["127.0.0.1:1", "10.7.0.2:1"].map(|at| at.parse().expect("an address"));
+        assert_eq!(link("").check_dial(near), Ok(()));
+        assert!(link("").check_dial(far).unwrap_err().contains("--certs"));
+        assert_eq!(link("--certs /d --peer b").check_dial(far), Ok(()));
+        assert!(link("--certs /d").check_dial(near).unwrap_err().contains("--peer"));
+        assert!(link("--beat 100ms").check_dial(near).unwrap_err().contains("--dead-after"));
+        assert_eq!(link("").check_term(ms(90), Some(ms(45))), Ok(()));
+        assert!(link("").check_term(ms(20), None).unwrap_err().contains("--term"));
+        assert!(link("").check_term(ms(90), Some(ms(91))).unwrap_err().contains("--media-term"));
+    }
 }

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_margin_covers_what_is_sent_in_that_time_and_what_was_late_before() {
         let row = |interval_us: u64, margin: u16| {
-            json!([0, "10.0.0.2", 1, 7, 5, interval_us, null, 8000, 8, margin])
+            json!([0, "10.0.0.2", 1, 7, 5, interval_us, null, 8000, 8, margin, null])
         };
         let stream = |row| serde_json::from_value::<GuardedStream>(row).expect("a row");
         let after =

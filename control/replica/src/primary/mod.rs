@@ -183,6 +183,7 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Replicates until told to stop. `Err`: it never began.
 pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, String> {
+    args.link.check_dial(args.to)?;
     let pacing = Pacing::new(args.interval, args.floor, args.ceiling)?;
     let plane = Plane::connect(&args.vm.socket, args.vm.guest.as_deref()).map_err(|e| e.to_string())?;
     if args.vm.takeover {
@@ -321,8 +322,12 @@ fn replicate(primary: &Primary, heard: &mpsc::Receiver<News>, mut cycle: cycle::
                 backup_lost(primary, &evidence)
             }
             session::Over::Superseded(reason) => {
-                // Its frames must not leave any more, whatever the lease says.
+                // Its frames must not leave any more, whatever the lease says and whoever lifts the fence: they are of a
+                // history that has not happened.
                 let fenced = primary.plane.fence().unwrap_or(false);
+                if let Err(error) = primary.plane.mute() {
+                    log::warn!("what is held was not discarded: {error}");
+                }
                 primary.chronicle.tell("superseded", json!({ "reason": reason, "fenced": fenced }));
                 return End::Failed(format!(
                     "{reason}; this VM is fenced and must not go on: end its QEMU, then take it in as a standby"

@@ -40,6 +40,7 @@ const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Relays until xl or somebody else ends it. `Err`: it never began.
 pub fn run(args: XenSendArgs, orders: &Orders) -> Result<End, String> {
+    args.link.check_dial(args.to)?;
     let stdin = std::io::stdin().as_fd().try_clone_to_owned();
     let pipe = Pipe::new(stdin.map_err(|e| format!("cannot take the standard input: {e}"))?)?;
     let plane = Plane::connect(&args.socket, args.guest.as_deref()).map_err(|e| e.to_string())?;
@@ -125,6 +126,9 @@ fn ended(primary: &Primary, over: Over) -> End {
 
 fn superseded(primary: &Primary, reason: &str) -> End {
     let fenced = primary.plane.fence().unwrap_or(false);
+    if let Err(error) = primary.plane.mute() {
+        log::warn!("what is held was not discarded: {error}");
+    }
     primary.chronicle.tell("superseded", json!({ "reason": reason, "fenced": fenced }));
     End::Failed(format!("{reason}; this domain is fenced and must not go on: xl destroy it"))
 }

@@ -190,6 +190,7 @@ impl Standby {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
+    args.link.check_term(args.term, args.media_term)?;
     let plane = muted(&args.vm.socket, args.vm.guest.as_deref(), args.vm.takeover)?;
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {

@@ -46,6 +46,7 @@ struct State {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: XenReceiveArgs, orders: &Orders) -> Result<End, String> {
+    args.link.check_term(args.term, args.media_term)?;
     let plane = muted(&args.socket, args.guest.as_deref(), args.takeover)?;
     let domain = Domain {
         starter: Starter::new(args.xl.clone())?,
