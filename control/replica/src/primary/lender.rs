@@ -66,10 +66,11 @@ fn beat(primary: &Primary, mut up: Sender<Up>, over: &AtomicBool) {
             Life::Lives(pulse) => {
                 let standby = primary.named();
                 let seq = primary.tenant().request(monotonic_ns());
-                if standby.is_none() {
+                let renewal = primary.speaks_under_a_lease(&pulse);
+                // A lease that had lapsed may have been another's in between.
+                if standby.is_none() && renewal {
                     primary.unnamed_from.fetch_min(seq, Relaxed);
                 }
-                let renewal = primary.speaks_under_a_lease(&pulse);
                 Some(Up::Beat(Beat { seq, renewal, qmp_answers: seq, polls: pulse.polls, standby }))
             }
             Life::Unknown => None,

@@ -88,12 +88,15 @@ fn relay(primary: &Primary, heard: &Receiver<News>, pipe: Pipe, writer: &Writer,
             Err(e) => Over::Gone(format!("xl does not listen: {e}")),
         };
         relay.let_run();
-        if matches!(over, Over::Stopped) {
-            primary.stopping.store(true, Relaxed);
-            stop.store(true, Relaxed);
-            dismissed(primary, heard);
+        if !matches!(over, Over::Stopped | Over::Dismiss(_)) {
+            return over;
         }
-        over
+        primary.stopping.store(true, Relaxed);
+        stop.store(true, Relaxed);
+        match (dismissed(primary, heard), over) {
+            (true, Over::Dismiss(evidence)) => Over::Gone(format!("no backup any more: {evidence}")),
+            (_, over) => over,
+        }
     });
     session::leave(primary, heard);
     over
@@ -133,14 +136,16 @@ fn superseded(primary: &Primary, reason: &str) -> End {
     End::Failed(format!("{reason}; this domain is fenced and must not go on: xl destroy it"))
 }
 
-/// Stopping in order: waits for the other side's word that it will not start the domain.
-fn dismissed(primary: &Primary, heard: &Receiver<News>) {
+/// Waits for the other side's word that it will not start the domain; true if it came, and the guest goes on without it.
+fn dismissed(primary: &Primary, heard: &Receiver<News>) -> bool {
     let deadline = Instant::now() + DISMISSED_WITHIN;
     while let Ok(news) = heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         if let News::GivenBack(reason) = news {
-            return backup_lost(primary, &reason);
+            backup_lost(primary, &reason);
+            return true;
         }
     }
+    false
 }
 
 /// What is known of the pause of the checkpoint that is being read.
@@ -252,9 +257,9 @@ impl Relay<'_> {
                 Ok(())
             }
             News::LinkLost(reason) => Err(Over::Lost(reason)),
-            News::GivenBack(reason) | News::Ordered(Ordered::BackupLost(reason)) => {
-                Err(Over::BackupLost(reason))
-            }
+            News::GivenBack(reason) => Err(Over::BackupLost(reason)),
+            // A standby that lives after all has to know before the guest goes on without it.
+            News::Ordered(Ordered::BackupLost(reason)) => Err(Over::Dismiss(reason)),
             News::Gone(reason) => Err(Over::Gone(reason)),
             News::ShutDown => Err(Over::ShutDown(false)),
             News::Ordered(Ordered::Stop) => Err(Over::Stopped),

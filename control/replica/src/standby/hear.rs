@@ -34,7 +34,7 @@ pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: 
     };
     let mut view = standby.view();
     if view.session == session {
-        view.link_ended = !orderly;
+        view.link_ended = !orderly && !view.refused;
         view.down = None;
         drop(view);
         standby.chronicle.tell("session-ended", json!({ "reason": reason, "in_order": orderly }));

@@ -104,6 +104,8 @@ struct View {
     incarnation: u64,
     beat_ns: Option<u64>,
     link_ended: bool,
+    /// This side ended the session.
+    refused: bool,
     bound: bool,
     surrender: Option<String>,
     order: Option<Order>,
@@ -123,6 +125,8 @@ pub struct Standby {
     view: Mutex<View>,
     able: AtomicBool,
     stop: AtomicBool,
+    /// It gave back, and has had no checkpoint since.
+    stale: AtomicBool,
     /// A promotion is under way.
     promoting: AtomicBool,
     promoted: AtomicBool,
@@ -159,7 +163,13 @@ impl Standby {
     }
 
     fn holds(&self) -> bool {
-        self.backup.newest().is_some()
+        self.backup.newest().is_some() && !self.stale.load(Relaxed)
+    }
+
+    /// A checkpoint was refused: the session is over by this side's word, which says nothing of the primary's life.
+    fn refuse_session(&self) {
+        self.view().refused = true;
+        self.end_session();
     }
 
     /// A session whose checkpoints cannot be used is over: the primary dials again and begins from what is held.
@@ -179,6 +189,8 @@ impl Standby {
     fn give_back(&self, reason: &str) -> bool {
         let given = self.landlord().give_back();
         if given {
+            // The guest goes on without a backup: what is held becomes a past that peers have seen more than.
+            self.stale.store(true, Relaxed);
             self.view().bound = false;
             self.chronicle.tell("given-back", json!({ "reason": reason }));
             self.say(&Down::GivenBack { reason: reason.to_owned() });
@@ -261,6 +273,7 @@ fn stand(
         claim: claim::Claim::default(),
         able: AtomicBool::new(true),
         stop: AtomicBool::new(false),
+        stale: AtomicBool::new(false),
         promoting: AtomicBool::new(false),
         promoted: AtomicBool::new(false),
         failed: Mutex::new(None),
@@ -345,6 +358,7 @@ fn begin(standby: &Arc<Standby>, accepted: Accepted) {
         view.incarnation = hello.incarnation;
         view.surrender = None;
         view.link_ended = false;
+        view.refused = false;
         view.beat_ns = Some(monotonic_ns());
         view.down = Some(down);
         view.stopper = Some(stopper);

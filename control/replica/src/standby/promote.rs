@@ -76,9 +76,9 @@ impl From<&str> for Hindrance {
 fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindrance> {
     let decided = monotonic_ns();
     let silent_ns = sight.silent_ns.unwrap_or(0);
-    standby.promoting.store(true, Relaxed);
     let witness = standby.rules.decide == Decide::Witness;
     if !witness {
+        standby.promoting.store(true, Relaxed);
         let mut landlord = standby.landlord();
         if sight.order.is_some_and(|order| order.primary_is_off) {
             landlord.vouch_nobody();
@@ -91,6 +91,15 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     if witness && !sight.order.is_some_and(|order| order.primary_is_off) {
         // It answers when the primary's lease has run out; until then nothing is loaded, for it may say no.
         claim(standby).map_err(Hindrance::Refused)?;
+    }
+    if witness {
+        // From here on nobody can be told any more that this standby has given up.
+        let mut landlord = standby.landlord();
+        landlord.vouch_nobody();
+        landlord.decide();
+        let promoted = landlord.promote(monotonic_ns());
+        promoted.map_err(|_| Hindrance::Refused("this standby has given up".into()))?;
+        standby.promoting.store(true, Relaxed);
     }
     standby.chronicle.tell("deciding", json!({ "cause": cause, "silent_ms": silent_ns / 1_000_000 }));
     // While the lease runs out: the VM does not run yet, and its plane is muted.

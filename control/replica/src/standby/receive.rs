@@ -10,6 +10,7 @@ use crate::link::bulk::{BulkReader, Carried};
 use crate::link::message::Down;
 use crate::link::wire::Wire;
 use serde_json::json;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Takes until the session ends.
@@ -21,7 +22,7 @@ pub fn receive(standby: &Standby, qemu: &Qemu, mut bulk: BulkReader<Wire>) {
             Ok(carried) => {
                 if let Err(problem) = take(standby, qemu, carried, &mut seeding) {
                     standby.chronicle.tell("refused", json!({ "problem": problem }));
-                    return standby.end_session();
+                    return standby.refuse_session();
                 }
             }
             Err(LinkError::Quiet) => {}
@@ -62,6 +63,7 @@ fn take(standby: &Standby, qemu: &Qemu, carried: Carried, seeding: &mut bool) ->
                 standby.say(&Down::Refused { id, reason: error.to_string() });
                 return Err(error.to_string());
             }
+            standby.stale.store(false, Relaxed);
             // Under the image's lock: what is acknowledged is what a promotion loads, and nothing is after it.
             standby.say(&Down::Acked { id, length: sent.length, checksum: sent.checksum, digest });
             match image.apply() {

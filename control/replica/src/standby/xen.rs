@@ -173,6 +173,7 @@ impl Domain {
             return true;
         }
         state.newest = Some(sent.id);
+        standby.stale.store(false, Relaxed);
         // Under the lock: what is acknowledged is what a promotion starts from.
         standby.say(&Down::Acked { id: sent.id, length: sent.length, checksum: sent.checksum, digest: None })
     }

@@ -309,6 +309,12 @@ impl Pair {
         Client::connect(&self.dir.path().join("receive.sock")).grant("status", serde_json::json!({}))
     }
 
+    /// Tells the primary's process that the backup is lost.
+    pub fn give_up(&self, evidence: &str) {
+        let desk = self.dir.path().join("send.sock");
+        Client::connect(&desk).grant("backup-lost", serde_json::json!({ "evidence": evidence }));
+    }
+
     pub fn pulse(&self, rig: &Rig) -> Value {
         rig.client().grant("pulse", serde_json::json!({}))
     }

@@ -89,6 +89,25 @@ fn stopping_in_order_is_no_failover() {
     assert!(!pair.started(), "the end of its input is no order when its parent ends");
 }
 
+/// Somebody says that the backup is lost, and it lives: it learns of it before the guest goes on without it.
+#[test]
+fn a_backup_that_is_given_up_does_not_take_over() {
+    let keys = "mode = \"open\"\nclose_timeout_ms = 500\non_backup_lost = \"release\"";
+    let mut pair = Pair::start(&Plan { keys, ..leased() }).ready();
+    pair.protect();
+    pair.checkpoint(2);
+    pair.acknowledged();
+    let bound = || pair.status()["primary_leased"] == true;
+    assert!(within(SOON, bound), "the lease reaches the plane, and the backup knows");
+    pair.give_up("its disk is broken");
+    assert_eq!(pair.send.ends(), 1);
+    assert_eq!(pair.stands().0, "open");
+    pair.receive.event("given-back", |_| true);
+    a_while();
+    assert!(!pair.started());
+    assert_eq!(pair.pulse(&pair.backup)["mode"], "muted");
+}
+
 /// Where the records of a checkpoint with pages end.
 fn records() -> Vec<usize> {
     let parts = [writer::pages(2, 3).len(), 8 + 24, 8 + 2304, 8 + 200, 8, 8];
