@@ -319,6 +319,7 @@ fn quiet(
         }
     }
     let pulse = hosts[0].plane.control()?.execute("pulse", serde_json::json!({}))?;
-    outcome.fenced_at_end = pulse["fenced"] == Value::Bool(true);
+    // Superseded, it is muted: it has discarded what it held.
+    outcome.fenced_at_end = pulse["fenced"] == Value::Bool(true) || pulse["mode"] == "muted";
     Ok(())
 }

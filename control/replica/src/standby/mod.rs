@@ -398,15 +398,15 @@ fn failover(standby: &Standby, primary_is_off: bool) -> Result<Value, Failure> {
     if standby.promoted.load(Relaxed) {
         return refuse("promoted", "this standby has taken over already");
     }
-    if !standby.holds() {
-        return refuse("no-checkpoint", "no complete checkpoint is here: there is nothing to take over with");
-    }
-    if standby.landlord().has_given_back() {
+    if standby.stale.load(Relaxed) || standby.landlord().has_given_back() {
         return refuse(
             "given-back",
             "this standby was dismissed by its primary, or gave up by itself: what it holds is of then, and the primary \
              may have gone on since. Start the VM itself",
         );
+    }
+    if !standby.holds() {
+        return refuse("no-checkpoint", "no complete checkpoint is here: there is nothing to take over with");
     }
     let bound = {
         let view = standby.view();
