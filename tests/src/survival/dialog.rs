@@ -240,11 +240,8 @@ mod tests {
         hear(&message(callee, own, "SIP/2.0 180 Ringing", "7 INVITE"));
         assert_eq!(trace.answer_to("INVITE"), None, "provisional");
         let text = message(callee, own, "SIP/2.0 200 OK", "7 INVITE");
-        assert_eq!(
-            trace.read(&text[..text.len() - 20]),
-            text.find("CSeq").expect("it is there"),
-            "half a line"
-        );
+        let half = text.find("CSeq").expect("it is there");
+        assert_eq!(trace.read(&text[..half + 5]), half, "half a line");
         trace.read("CSeq: 7 INVITE\r\n");
         trace.read(&message(own, callee, "ACK sip:voice@x SIP/2.0", "7 ACK"));
         assert_eq!(trace.answer_to("INVITE"), Some(200));
