@@ -20,7 +20,7 @@ mkdir -p /dev/shm
 mount -t tmpfs shm /dev/shm
 stty -F /dev/ttyS0 raw -echo opost onlcr
 if [ -e /bin/inner ]; then
-    /bin/inner --exact "$(cat /etc/inner)" --include-ignored --nocapture 2>&1
+    /bin/inner --exact "$(cat /etc/inner)" --nocapture 2>&1
     echo "INNER-DONE $?"
     while true; do sleep 1000; done
 fi
