@@ -148,6 +148,18 @@ pub struct VmArgs {
     pub json: bool,
 }
 
+/// What a standby grants the primary.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct GrantArgs {
+    /// How long one grant lets the primary speak
+    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
+    pub term: Duration,
+    /// For how long of it frames may bypass; behind that they wait for the next grant. A call repeats as much when this
+    /// host takes over [default: half of --term, two beats and a quarter at least]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub media_term: Option<Duration>,
+}
+
 impl LinkArgs {
     /// Refuses times that contradict each other, in words for the command line.
     pub fn check(&self) -> Result<(), String> {
@@ -159,8 +171,9 @@ impl LinkArgs {
         Ok(())
     }
 
-    /// The same for a grant of this length, of whose first part frames may bypass.
-    pub fn check_term(&self, term: Duration, media_term: Option<Duration>) -> Result<(), String> {
+    /// The same for what is granted over this link.
+    pub fn check_grants(&self, grants: &GrantArgs) -> Result<(), String> {
+        let &GrantArgs { term, media_term } = grants;
         self.check()?;
         if term <= self.beat {
             return Err("--term must be longer than --beat: each beat asks for the next grant".into());
@@ -244,13 +257,9 @@ pub struct StandbyArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub link: LinkArgs,
-    /// How long one grant lets the primary speak
-    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
-    pub term: Duration,
-    /// For how long of it frames may bypass; behind that they wait for the next grant. A call repeats as much when this
-    /// host takes over [default: half of --term, two beats and a quarter at least]
-    #[arg(long, value_name = "TIME", value_parser = span)]
-    pub media_term: Option<Duration>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub grants: GrantArgs,
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,
@@ -315,13 +324,9 @@ pub struct XenReceiveArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub link: LinkArgs,
-    /// How long one grant lets the primary speak
-    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
-    pub term: Duration,
-    /// For how long of it frames may bypass; behind that they wait for the next grant. A call repeats as much when this
-    /// host takes over [default: half of --term, two beats and a quarter at least]
-    #[arg(long, value_name = "TIME", value_parser = span)]
-    pub media_term: Option<Duration>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub grants: GrantArgs,
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,
@@ -466,6 +471,8 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused_with_the_option_to_change() {
         let ms = Duration::from_millis;
+        let grants =
+            |term, media_term: Option<u64>| GrantArgs { term: ms(term), media_term: media_term.map(ms) };
         let [near, far]: [SocketAddr; 2] =
             ["127.0.0.1:1", "10.7.0.2:1"].map(|at| at.parse().expect("an address"));
         assert_eq!(link("").check_dial(near), Ok(()));
@@ -473,8 +480,8 @@ mod tests {
         assert_eq!(link("--certs /d --peer b").check_dial(far), Ok(()));
         assert!(link("--certs /d").check_dial(near).unwrap_err().contains("--peer"));
         assert!(link("--beat 100ms").check_dial(near).unwrap_err().contains("--dead-after"));
-        assert_eq!(link("").check_term(ms(90), Some(ms(45))), Ok(()));
-        assert!(link("").check_term(ms(20), None).unwrap_err().contains("--term"));
-        assert!(link("").check_term(ms(90), Some(ms(91))).unwrap_err().contains("--media-term"));
+        assert_eq!(link("").check_grants(&grants(90, Some(45))), Ok(()));
+        assert!(link("").check_grants(&grants(20, None)).unwrap_err().contains("--term"));
+        assert!(link("").check_grants(&grants(90, Some(91))).unwrap_err().contains("--media-term"));
     }
 }

@@ -196,16 +196,10 @@ impl Programs {
     }
 
     fn failure(&self, what: &str) -> Failure {
-        let last = |telling: &Telling| {
-            let mut events = telling.events();
-            events.retain(|event| event["event"] != "step" && event["event"] != "checkpoint");
-            let skip = events.len().saturating_sub(8);
-            events[skip..].iter().map(|event| format!("  {event}\n")).collect::<String>()
-        };
         Failure::new(format!(
             "{what}\nthe primary told\n{}the standby told\n{}{}\n{}",
-            last(&self.primary),
-            last(&self.backup),
+            self.primary.last_words(),
+            self.backup.last_words(),
             tail(self.replicate.log()),
             tail(self.standby.log())
         ))

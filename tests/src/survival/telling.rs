@@ -109,6 +109,14 @@ impl Telling {
         self.shared.lock().events.clone()
     }
 
+    /// What it told at last, a line each, for a failure: without steps and checkpoints.
+    pub fn last_words(&self) -> String {
+        let mut events = self.events();
+        events.retain(|event| event["event"] != "step" && event["event"] != "checkpoint");
+        let skip = events.len().saturating_sub(12);
+        events[skip..].iter().map(|event| format!("  {event}\n")).collect()
+    }
+
     /// How often it told this.
     pub fn count(&self, event: &str) -> usize {
         self.shared.lock().events.iter().filter(|told| told["event"] == event).count()

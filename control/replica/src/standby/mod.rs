@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tidegate_control::cli::{Decide, LinkArgs, StandbyArgs};
+use tidegate_control::cli::{Decide, GrantArgs, LinkArgs, StandbyArgs};
 use tidegate_control::protocol::Failure;
 
 /// How the process ended.
@@ -85,10 +85,8 @@ pub struct StandingArgs {
     pub listen: std::net::SocketAddr,
     /// The link.
     pub link: LinkArgs,
-    /// Length of a grant.
-    pub term: Duration,
-    /// For how long of it frames may bypass.
-    pub media_term: Option<Duration>,
+    /// What it grants.
+    pub grants: GrantArgs,
     /// Hold at once after a promotion.
     pub protected: bool,
     /// This process's own socket.
@@ -202,7 +200,7 @@ impl Standby {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
-    args.link.check_term(args.term, args.media_term)?;
+    args.link.check_grants(&args.grants)?;
     let plane = muted(&args.vm.socket, args.vm.guest.as_deref(), args.vm.takeover)?;
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {
@@ -216,8 +214,8 @@ pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     let limits = BulkLimits { device_max: (u64::from(args.device_mib) << 20) + streamed, ram_pages };
     let backup = qemu::Qemu::new(vm, image, args.disk_hook);
     let chronicle = Chronicle::new("standby", args.vm.json);
-    let StandbyArgs { listen, link, term, media_term, protected, desk, .. } = args;
-    let args = StandingArgs { listen, link, term, media_term, protected, desk };
+    let StandbyArgs { listen, link, grants, protected, desk, .. } = args;
+    let args = StandingArgs { listen, link, grants, protected, desk };
     stand(args, plane, Arc::new(backup), limits, chronicle, orders)
 }
 
@@ -248,7 +246,7 @@ fn stand(
     chronicle: Chronicle,
     orders: &Orders,
 ) -> Result<End, String> {
-    let terms = Terms::of(args.term, args.media_term, args.link.beat);
+    let terms = Terms::of(args.grants.term, args.grants.media_term, args.link.beat);
     let former = Former::Unknown { term_ms: terms.term_ms };
     let node = node(args.link.node.as_deref())?;
     let incarnation = dial::incarnation().map_err(|e| e.to_string())?;

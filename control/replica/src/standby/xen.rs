@@ -46,7 +46,7 @@ struct State {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: XenReceiveArgs, orders: &Orders) -> Result<End, String> {
-    args.link.check_term(args.term, args.media_term)?;
+    args.link.check_grants(&args.grants)?;
     let plane = muted(&args.socket, args.guest.as_deref(), args.takeover)?;
     let domain = Domain {
         starter: Starter::new(args.xl.clone())?,
@@ -57,8 +57,8 @@ pub fn run(args: XenReceiveArgs, orders: &Orders) -> Result<End, String> {
         loaded: AtomicBool::new(false),
     };
     let chronicle = Chronicle::new("xen-receive", args.json);
-    let XenReceiveArgs { listen, link, term, media_term, protected, desk, .. } = args;
-    let args = StandingArgs { listen, link, term, media_term, protected, desk };
+    let XenReceiveArgs { listen, link, grants, protected, desk, .. } = args;
+    let args = StandingArgs { listen, link, grants, protected, desk };
     // Of the frames of QEMU's checkpoints none is taken.
     let limits = BulkLimits { device_max: 0, ram_pages: 0 };
     stand(args, plane, Arc::new(domain), limits, chronicle, orders)
