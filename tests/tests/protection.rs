@@ -59,7 +59,10 @@ fn the_first_copy_stalls_nobody_and_output_that_waits_brings_a_checkpoint_forwar
     let world = world()?;
     let (floor, interval, ceiling) = (150, 1500, 3000);
     let pace = format!("--floor {floor}ms --interval {interval}ms --ceiling {ceiling}ms");
-    let wish = Wish { primary: &pace, link: Link::Slow, hold_frames: Some(64), ..Wish::default() };
+    // Nothing dies here, on however busy a machine.
+    let (both, standby) = ("--dead-after 1s", "--term 900ms");
+    let wish =
+        Wish { both, primary: &pace, standby, link: Link::Slow, hold_frames: Some(64), ..Wish::default() };
     let mut pair = Pair::start(&world, wish)?;
     let (begun, seeded) = (pair.told(0, "session", 0)?, pair.told(0, "seeded", 0)?);
     pair.cut()?.heal();
@@ -190,7 +193,13 @@ fn the_link_between_two_hosts_is_encrypted_and_lets_nobody_else_in() -> Result<(
     let words =
         |dir: &Path, node: &str, peer: &str| format!("--certs {} --node {node} --peer {peer}", dir.display());
     let (primary, standby) = (words(&host_a, "host-a", "host-b"), words(&host_b, "host-b", "host-a"));
-    let wish = Wish { primary: &primary, standby: &standby, link: Link::Wire, ..Wish::default() };
+    let wish = Wish {
+        both: "--dead-after 300ms",
+        primary: &primary,
+        standby: &standby,
+        link: Link::Wire,
+        ..Wish::default()
+    };
 
     let mut on_the_wire = None;
     let capture = |label: &str, most: &str| {

@@ -16,8 +16,8 @@ const HUNG_UP: u8 = 2;
 const ENDED: u8 = 3;
 const IS_SLOW: u8 = 4;
 
-/// A slow link's rest after each large piece: 16 MB/s at most. Beats are small, and not delayed.
-const SLOWNESS: Duration = Duration::from_millis(4);
+/// A slow link's rest after each large piece: 32 MB/s at most. Beats are small, and not delayed.
+const SLOWNESS: Duration = Duration::from_millis(2);
 const PIECE: usize = 64 << 10;
 
 /// How often a thread looks whether something else is wanted.
