@@ -76,7 +76,7 @@ it is over. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
 }
 
 /// Who decides that a standby takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decide {
     /// The standby, once the primary is silent and its lease has ended.
@@ -236,8 +236,8 @@ pub struct ReplicateArgs {
     /// How the guest's disks are kept in step
     #[arg(long, value_enum, default_value_t = Disks::None)]
     pub disks: Disks,
-    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement. A pause of more than
-    /// three times --dead-after counts as the VM's death: make that and the standby's --term longer for a slow one
+    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement. It has 2 s each time;
+    /// the standby needs a hook too
     #[arg(long, value_name = "PATH", required_if_eq("disks", "external"))]
     pub disk_hook: Option<PathBuf>,
     /// This process's own socket: tidegate replication
@@ -263,7 +263,8 @@ pub struct StandbyArgs {
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,
-    /// Called as `PATH promote EPOCH` before the VM is loaded: makes the disks those of that epoch's close
+    /// Called as `PATH promote EPOCH` before the VM is loaded: makes the disks those of that epoch's close. A primary with
+    /// --disks external takes no standby without
     #[arg(long, value_name = "PATH")]
     pub disk_hook: Option<PathBuf>,
     /// All of RAM comes with every checkpoint: the primary says --full

@@ -36,6 +36,10 @@ impl Qemu {
 }
 
 impl Backup for Qemu {
+    fn has_disk_hook(&self) -> bool {
+        self.disk_hook.is_some()
+    }
+
     fn newest(&self) -> Option<Newest> {
         let image = self.image();
         let holds = matches!(image.state(), ImageState::Holding | ImageState::Applying);

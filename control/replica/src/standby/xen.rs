@@ -80,6 +80,9 @@ impl Domain {
     fn begin(&self) -> (Turn, Result<(), String>) {
         let turn = {
             let mut state = locked(&self.state);
+            if self.loaded.load(Relaxed) {
+                return (state.turn, Err("a promotion has begun".into()));
+            }
             state.end();
             state.turn += 1;
             state.turn

@@ -5,6 +5,7 @@ mod format;
 mod pair;
 mod proxy;
 mod relay;
+mod replay;
 mod takeover;
 mod writer;
 

@@ -96,12 +96,14 @@ pub struct Plan {
     pub xl: String,
     /// `--decide`.
     pub decide: &'static str,
+    /// More options of both sides.
+    pub both: &'static str,
 }
 
 impl Default for Plan {
     /// Without leases: what leaves is for the commits alone to say.
     fn default() -> Plan {
-        Plan { keys: "mode = \"open\"", xl: FAITHFUL.into(), decide: "manager" }
+        Plan { keys: "mode = \"open\"", xl: FAITHFUL.into(), decide: "manager", both: "" }
     }
 }
 
@@ -115,7 +117,7 @@ pub struct Pair {
     stdin: Option<ChildStdin>,
     stdout: Arc<Mutex<Vec<u8>>>,
     dir: tempfile::TempDir,
-    decide: &'static str,
+    options: (&'static str, &'static str),
     written: Vec<u8>,
     checkpoints: u8,
 }
@@ -140,13 +142,14 @@ fn start_send(
     primary: &Rig,
     dir: &tempfile::TempDir,
     proxy: &Proxy,
-    decide: &str,
+    (decide, both): (&str, &str),
 ) -> (Process, ChildStdin, Said) {
     let mut send = replica();
     send.args(["xen-send", "--json", "--decide", decide, "--to", &proxy.address.to_string(), "--socket"])
         .arg(&primary.path)
         .arg("--desk")
-        .arg(dir.path().join("send.sock"));
+        .arg(dir.path().join("send.sock"))
+        .args(both.split_ascii_whitespace());
     let mut child = send.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = Process::hear(child.stderr.take().unwrap());
     let (stdin, mut out) = (child.stdin.take(), child.stdout.take().unwrap());
@@ -173,15 +176,16 @@ impl Pair {
             .arg("--xl")
             .arg(script(dir.path(), &plan.xl))
             .arg("--desk")
-            .arg(dir.path().join("receive.sock"));
+            .arg(dir.path().join("receive.sock"))
+            .args(plan.both.split_ascii_whitespace());
         let mut child = receive.stdout(Stdio::piped()).spawn().unwrap();
         let lines = Process::hear(child.stdout.take().unwrap());
         let receive = Process { child, lines };
         let listen: SocketAddr =
             receive.event("waiting", |_| true)["listen"].as_str().unwrap().parse().unwrap();
         let proxy = Proxy::to(listen);
-        let (send, stdin, stdout) = start_send(&primary, &dir, &proxy, plan.decide);
-        let (stdin, decide) = (Some(stdin), plan.decide);
+        let (send, stdin, stdout) = start_send(&primary, &dir, &proxy, (plan.decide, plan.both));
+        let (stdin, options) = (Some(stdin), (plan.decide, plan.both));
         Pair {
             send,
             receive,
@@ -191,7 +195,7 @@ impl Pair {
             stdin,
             stdout,
             dir,
-            decide,
+            options,
             written: vec![],
             checkpoints: 0,
         }
@@ -199,7 +203,7 @@ impl Pair {
 
     /// xl, and with it xen-send, is started again.
     pub fn again(self) -> Pair {
-        let (send, stdin, stdout) = start_send(&self.primary, &self.dir, &self.proxy, self.decide);
+        let (send, stdin, stdout) = start_send(&self.primary, &self.dir, &self.proxy, self.options);
         Pair { send, stdin: Some(stdin), stdout, written: vec![], checkpoints: 0, ..self }
     }
 
@@ -306,7 +310,12 @@ impl Pair {
 
     /// What the backup's process says of itself.
     pub fn status(&self) -> Value {
-        Client::connect(&self.dir.path().join("receive.sock")).grant("status", serde_json::json!({}))
+        self.order("status", serde_json::json!({}))
+    }
+
+    /// Asks or orders the backup's process.
+    pub fn order(&self, verb: &str, arguments: Value) -> Value {
+        Client::connect(&self.dir.path().join("receive.sock")).grant(verb, arguments)
     }
 
     /// Tells the primary's process that the backup is lost.
