@@ -153,10 +153,11 @@ impl Witness {
         lent.is_some_and(|lent| lent.to == *caller)
     }
 
-    /// Whether another process on the same node has, or had last, the guest's lease.
+    /// Whether another process on the same node has, or had last, the guest's lease, and has not given it up.
     pub fn is_succeeded(&self, guest: &str, caller: &Caller) -> bool {
         let lent = self.guests.get(guest).and_then(|guest| guest.lent.as_ref());
-        lent.is_some_and(|lent| lent.to.node == caller.node && lent.to.incarnation != caller.incarnation)
+        let theirs = |lent: &Lent| lent.to.node == caller.node && lent.to.incarnation != caller.incarnation;
+        lent.is_some_and(|lent| theirs(lent) && lent.surrendered_ns.is_none())
     }
 
     /// A standby asks to take over. None: an old question.

@@ -1,6 +1,11 @@
 //! Checkpoints of a real VM under software emulation: taken, applied to a second QEMU that waits, loaded there.
 
+mod disks;
 mod guest;
+#[path = "../process/mod.rs"]
+mod process;
+#[path = "../../../plane/tests/rig/mod.rs"]
+mod rig;
 mod soft_dirty;
 
 use std::fs;

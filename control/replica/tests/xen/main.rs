@@ -11,3 +11,6 @@ mod writer;
 
 #[path = "../../../plane/tests/rig/mod.rs"]
 mod rig;
+
+#[path = "../process/mod.rs"]
+mod process;
