@@ -121,7 +121,7 @@ pub struct LinkArgs {
     #[arg(long, value_enum, default_value_t = Decide::Standby)]
     pub decide: Decide,
     /// The witness
-    #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"))]
+    #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"), value_parser = address)]
     pub witness: Option<SocketAddr>,
     /// The name in the witness's certificate
     #[arg(long, value_name = "NAME", default_value = "witness")]
@@ -158,6 +158,14 @@ pub struct GrantArgs {
     /// host takes over [default: half of --term, two beats and a quarter at least]
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub media_term: Option<Duration>,
+}
+
+/// Reads `ADDRESS:PORT`. A name is not looked up: the other host is dialed again while leases run, and a resolver takes its
+/// time.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write the address in numbers and the port, 10.7.0.2:7411 or [fd00::2]:7411; names are not looked up".to_owned()
+    })
 }
 
 impl LinkArgs {
@@ -206,7 +214,7 @@ pub struct ReplicateArgs {
     #[allow(missing_docs)]
     pub vm: VmArgs,
     /// The standby
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub to: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -252,7 +260,7 @@ pub struct StandbyArgs {
     #[allow(missing_docs)]
     pub vm: VmArgs,
     /// Where the primary finds this standby
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -291,7 +299,7 @@ pub struct XenSendArgs {
     #[arg(long)]
     pub takeover: bool,
     /// The backup host
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub to: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -320,7 +328,7 @@ pub struct XenReceiveArgs {
     #[arg(long)]
     pub takeover: bool,
     /// Where the primary finds this host
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -396,7 +404,7 @@ pub struct CertsArgs {
 #[derive(Clone, Debug, Args)]
 pub struct WitnessArgs {
     /// Where to listen: ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub listen: SocketAddr,
     /// Directory with ca.pem, NODE.pem and NODE.key; not needed on loopback alone
     #[arg(long, value_name = "DIR")]
@@ -481,6 +489,10 @@ mod tests {
         assert_eq!(link("--certs /d --peer b").check_dial(far), Ok(()));
         assert!(link("--certs /d").check_dial(near).unwrap_err().contains("--peer"));
         assert!(link("--beat 100ms").check_dial(near).unwrap_err().contains("--dead-after"));
+        assert_eq!(address("[fd00::2]:7411"), Ok("[fd00::2]:7411".parse().expect("an address")));
+        for wrong in ["host-b:7411", "10.7.0.2", "[fd00::2]"] {
+            assert!(address(wrong).unwrap_err().contains("10.7.0.2:7411"), "{wrong}");
+        }
         assert_eq!(link("").check_grants(&grants(90, Some(45))), Ok(()));
         assert!(link("").check_grants(&grants(20, None)).unwrap_err().contains("--term"));
         assert!(link("").check_grants(&grants(90, Some(91))).unwrap_err().contains("--media-term"));

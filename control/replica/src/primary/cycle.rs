@@ -90,6 +90,8 @@ impl<'p> Cycle<'p> {
         let primary = self.primary;
         self.standby.clone_from(&welcome.node);
         self.disks.doubt();
+        // Epochs are counted on from what the standby holds, whatever a plane that started anew counts from.
+        primary.counts_on(welcome.newest.map_or(0, |newest| newest.id.epoch));
         let goes_on = welcome.newest.is_some_and(|newest| {
             let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
             ours && self.taker.rebase(newest.id) && self.taker.base() == newest.digest
@@ -224,10 +226,10 @@ impl<'p> Cycle<'p> {
             let left = due.saturating_duration_since(Instant::now());
             // One more would only lengthen the queue: wait for the link.
             let full = self.primary.flight.len() >= self.primary.args.in_flight as usize;
-            if left.is_zero() && !full {
+            if left.is_zero() && !full && !self.vm.is_down() {
                 return Wake::Due;
             }
-            let limit = if full { LOOK } else { left.min(LOOK) };
+            let limit = if left.is_zero() { LOOK } else { left.min(LOOK) };
             match heard.recv_timeout(limit) {
                 Ok(news) => {
                     if let Err(over) = self.take_note(news) {
@@ -284,6 +286,9 @@ impl<'p> Cycle<'p> {
         let stopped = driving.stop();
         driving.noting(stopped).map_err(|e| format!("cannot pause the VM: {e}"))?;
         pause.stop = lap();
+        if self.vm.is_down() {
+            return Err("the guest has shut down".into());
+        }
         let saved = (|| {
             self.disks.look(&mut driving)?;
             let Ended { id, begins, frames } = self.epochs.close(primary)?;

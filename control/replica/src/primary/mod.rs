@@ -109,6 +109,8 @@ pub struct Primary {
     /// Somebody said stop.
     stopping: AtomicBool,
     generation: AtomicU64,
+    /// No epoch is numbered lower than this.
+    first_epoch: AtomicU64,
     held_frames: AtomicU64,
     /// RTP that bypassed, as the plane counts it.
     media_frames: AtomicU64,
@@ -172,6 +174,11 @@ impl Primary {
             let id = landed.id;
             self.chronicle.tell("protected", json!({ "generation": id.generation, "epoch": id.epoch }));
         }
+    }
+
+    /// Whoever holds this epoch takes a later one only.
+    fn counts_on(&self, held: u64) {
+        self.first_epoch.fetch_max(held.saturating_add(1), Relaxed);
     }
 
     /// True where a lease says who may speak. A manager cuts the power instead.
@@ -255,6 +262,7 @@ impl Primary {
             protected: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
+            first_epoch: AtomicU64::new(0),
             held_frames: AtomicU64::new(0),
             media_frames: AtomicU64::new(0),
             standby: Mutex::new(None),

@@ -79,6 +79,12 @@ pub trait Backup: Send + Sync {
     fn run(&self) -> Result<(), String>;
     /// The VM runs here now.
     fn promoted(&self) {}
+    /// Whether the VM that was started here is still there, as far as it can be told.
+    fn still_runs(&self) -> bool {
+        true
+    }
+    /// A promotion has failed: what was made ready is not started by accident.
+    fn give_up(&self) {}
     /// It will not be started here: nothing that is left behind may start it by accident.
     fn abandon(&self) {}
     /// For the status.
@@ -471,7 +477,12 @@ fn status(standby: &Standby) -> Value {
         (view.beat_ns, view.bound, view.session)
     };
     let mut status = json!({
-        "role": if standby.promoted.load(Relaxed) { "promoted" } else { "standby" },
+        "role": match standby.promoted.load(Relaxed) {
+            // A cluster manager has to bring it back.
+            true if !standby.able.load(Relaxed) => "ended",
+            true => "promoted",
+            false => "standby",
+        },
         "guest": standby.plane.guest(),
         "decide": standby.rules.decide,
         "sessions": session,

@@ -31,6 +31,7 @@ pub fn decide(standby: &Standby) {
                     std::thread::sleep(standby.rules.dead_after);
                 }
                 Err(Hindrance::Failed(reason)) => {
+                    standby.backup.give_up();
                     standby.chronicle.tell("promotion-failed", json!({ "reason": reason }));
                     return standby.fail(format!("the promotion failed: {reason}"));
                 }

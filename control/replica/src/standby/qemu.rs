@@ -79,6 +79,11 @@ impl Backup for Qemu {
         self.vm.give_back();
     }
 
+    fn still_runs(&self) -> bool {
+        let _ = self.vm.look(LOAD_WITHIN);
+        !self.vm.is_gone()
+    }
+
     fn report(&self) -> Value {
         let image = self.image();
         json!({ "image": format!("{:?}", image.state()).to_lowercase(), "newest": image.newest() })

@@ -2,51 +2,14 @@
 //! are called.
 
 use crate::alone;
-use crate::guest::{Machine, Memory, Scratch, Vm, initramfs};
-use crate::process::{Process, SOON, a_while, replica};
-use crate::rig::{Rig, guest, within};
+use crate::guest::Scratch;
+use crate::host::Host;
+use crate::process::{SOON, a_while};
+use crate::rig::within;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use tidegate_dataplane::guest::Rings;
 use tidegate_replica::qmp::Qmp;
-
-/// A QEMU and its plane.
-struct Host {
-    vm: Vm,
-    rig: Rig,
-    second_monitor: PathBuf,
-    desk: PathBuf,
-}
-
-impl Host {
-    fn start(scratch: &Scratch, name: &str, mode: &str, more: &[&str]) -> Host {
-        let initramfs = initramfs(scratch, None);
-        let machine = Machine { scratch, mib: 64, memory: Memory::File, initramfs: &initramfs };
-        let second_monitor = scratch.file(&format!("{name}-2.qmp"));
-        let second = format!("unix:{},server=on,wait=off", second_monitor.display());
-        let vm = machine.start(name, &[&["-qmp", &second], more].concat());
-        let rig = Rig::behind(Rings::Untold, &guest("pbx", 0, &format!("mode = \"{mode}\"")), &[]);
-        Host { vm, rig, second_monitor, desk: scratch.file(&format!("{name}.sock")) }
-    }
-
-    fn run(&self, verb: &str, more: &str) -> Process {
-        let mut command = replica();
-        command.args([verb, "--json", "--qmp"]).arg(self.vm.monitor()).arg("--socket").arg(&self.rig.path);
-        command.arg("--desk").arg(&self.desk).args(more.split_ascii_whitespace());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = Process::hear(child.stdout.take().unwrap());
-        Process { child, lines }
-    }
-
-    /// A standby, and where it listens.
-    fn stand_by(&self, more: &str) -> (Process, String) {
-        let standby = self.run("standby", &format!("--listen 127.0.0.1:0 {more}"));
-        let listen = standby.event("waiting", |_| true)["listen"].as_str().unwrap().to_owned();
-        (standby, listen)
-    }
-}
 
 /// A disk with nothing on it.
 fn disk(scratch: &Scratch, name: &str) -> String {
@@ -94,7 +57,7 @@ fn a_writable_drive_is_refused_with_the_reason_and_a_read_only_one_where_nobody_
             &["virtio0", &image, "the guest can write to it", "--disks external"],
         );
     }
-    let fixed = format!("if=virtio,format=raw,readonly=on,file={image}");
+    let fixed = format!("if=virtio,format=raw,readonly=on,file={}", disk(&scratch, "fixed"));
     let host = Host::start(&scratch, "fixed", "open", &["-drive", &fixed]);
     refused(&host, "", &["virtio0", "give the standby's QEMU the same image", "--disks read-only"]);
     let waiting = Host::start(&scratch, "standby", "muted", &["-drive", &fixed, "-incoming", "defer"]);
