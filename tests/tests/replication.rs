@@ -231,6 +231,32 @@ fn a_guest_stays_held_and_ends_in_order() -> Result<()> {
     Ok(())
 }
 
+/// libvirt reboots a guest by letting it shut down in a QEMU that stays, and resetting that: it is protected on, and nobody
+/// brings back an older one.
+#[test]
+fn a_guest_that_is_rebooted_as_libvirt_does_is_protected_on() -> Result<()> {
+    let world = world()?;
+    let mut pair = Pair::start(&world, Wish::default())?;
+    let mut monitor = pair.hosts[0].guest.second_monitor()?;
+    monitor.execute("set-action", json!({ "shutdown": "pause" }))?;
+    // It does not live to answer.
+    let _ = pair.hosts[0].guest.command("poweroff -f", Duration::from_millis(200));
+    while monitor.status()? != "shutdown" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    monitor.execute("system_reset", json!({}))?;
+    monitor.resume()?;
+    std::thread::sleep(3 * A_WHILE);
+    let mark = pair.mark();
+    pair.told(0, "checkpoint", mark[0])?;
+    let (ended, promoted) = (pair.primary.count("guest-shutdown"), pair.backup.count("promoted"));
+    ensure!(ended == 0 && promoted == 0, "{}", pair.failure("a reboot was taken for an end"));
+    // Its clients' connections went with it.
+    pair.hosts.iter_mut().for_each(Host::passed);
+    Ok(())
+}
+
 /// The guest shuts down, which ends the primary in order and brings nobody back.
 fn shut_down(pair: &mut Pair<'_>) -> Result<()> {
     let mark = pair.mark();
