@@ -1,11 +1,13 @@
 //! The command line of `tidegate`.
 
 mod handover;
+mod link;
 mod replication;
 mod start;
 mod tables;
 mod verbs;
 
+pub use link::{Decide, GrantArgs, LinkArgs};
 pub use replication::*;
 pub use start::{check, dpdk_version, plane_program};
 
