@@ -85,7 +85,9 @@ fn no_beat_goes_out_for_a_qemu_or_a_plane_that_stands_still() -> Result<()> {
 fn a_planned_switch_lets_never_both_speak_and_unmutes_first() -> Result<()> {
     let world = world()?;
     let scratch = Scratch::new()?;
-    let mut pair = Pair::start(&world, Wish::default())?;
+    // A lease long enough for a primary that is not waited for to be seen.
+    let wish = Wish { both: "--dead-after 1s", standby: "--term 900ms", ..Wish::default() };
+    let mut pair = Pair::start(&world, wish)?;
     let call = Call::start(&world.network.outside, &scratch, Duration::from_secs(60))?;
     pair.goes_on()?;
     let speaks = wait_until(Duration::from_secs(20), Duration::from_millis(10), || call.heard() > 0);
