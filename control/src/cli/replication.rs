@@ -192,6 +192,16 @@ impl LinkArgs {
         Ok(())
     }
 
+    /// The same for the side that listens at `here`: nobody from elsewhere is let in without a certificate.
+    pub fn check_listen(&self, here: SocketAddr) -> Result<(), String> {
+        if self.certs.is_none() && !here.ip().is_loopback() {
+            return Err(format!(
+                "{here} is not on loopback: make certificates (tidegate certs) and name them with --certs"
+            ));
+        }
+        Ok(())
+    }
+
     /// The same for the side that dials `to`: whom it will find there has to be known.
     pub fn check_dial(&self, to: SocketAddr) -> Result<(), String> {
         self.check()?;
@@ -487,6 +497,8 @@ mod tests {
         assert_eq!(link("").check_dial(near), Ok(()));
         assert!(link("").check_dial(far).unwrap_err().contains("--certs"));
         assert_eq!(link("--certs /d --peer b").check_dial(far), Ok(()));
+        assert_eq!((link("").check_listen(near), link("--certs /d").check_listen(far)), (Ok(()), Ok(())));
+        assert!(link("").check_listen(far).unwrap_err().contains("--certs"));
         assert!(link("--certs /d").check_dial(near).unwrap_err().contains("--peer"));
         assert!(link("--beat 100ms").check_dial(near).unwrap_err().contains("--dead-after"));
         assert_eq!(address("[fd00::2]:7411"), Ok("[fd00::2]:7411".parse().expect("an address")));
