@@ -7,6 +7,7 @@
 //! | [`mod@classify`] | what looking at a frame costs on one core, over DPDK's own forwarder |
 //! | [`cost`] | instructions for a frame of each class, under callgrind |
 //! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
+//! | [`sweep`] | how often a VM should be checkpointed |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
 //! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
@@ -31,6 +32,7 @@ pub mod replay;
 pub mod report;
 pub mod source;
 pub mod stats;
+pub mod sweep;
 pub mod testbed;
 pub mod trial;
 pub mod variant;

@@ -124,7 +124,8 @@ fn message(lines: &mut BufReader<&TcpStream>) -> std::io::Result<Option<String>>
             _ => {}
         }
     }
-    let length = header(&text, "Content-Length").next().and_then(|line| line.split(':').nth(1)?.trim().parse().ok());
+    let length =
+        header(&text, "Content-Length").next().and_then(|line| line.split(':').nth(1)?.trim().parse().ok());
     let length: usize = length.unwrap_or(0);
     if length > BODY {
         return Err(too_long());

@@ -26,10 +26,10 @@ pub const WORTH_SIGNALLING: Duration = Duration::from_millis(250);
 pub const ANSWERS_WITHIN: Duration = Duration::from_millis(250);
 /// Largest share of its time in which a guest stands still.
 pub const SHARE: f64 = 0.10;
-/// The same while media leaves it. A receiver conceals as much: 5 % take 16 off R with G.711 (G.113, Bpl 25.1), which
-/// leaves "some users dissatisfied"; 10 % take 27.
+/// The same while media leaves it: a voice runs slow by as much, and its receiver has to stretch it. One that conceals
+/// instead loses 16 of R with G.711 at 5 % (G.113, Bpl 25.1), 27 at 10 %.
 pub const MEDIA_SHARE: f64 = 0.05;
-/// The share for a checkpoint that output asks for: it comes rarely.
+/// The share for a checkpoint that output asks for, as long as the guest stands still for less than [`SHARE`] in all.
 pub const URGED_SHARE: f64 = 0.20;
 /// How much of the hold queue an epoch may fill.
 const FILL: f64 = 0.5;
@@ -172,9 +172,9 @@ impl Smooth {
 pub struct Seen {
     /// The guest stood still.
     pub pause: Duration,
-    /// How much of the hold queue its epoch filled, 0 to 1, and in what time.
+    /// How much of the hold queue its epoch filled, 0 to 1.
     pub filled: f64,
-    /// Since the checkpoint before.
+    /// The guest ran before it.
     pub since: Duration,
     /// Frames waited for it.
     pub waits: bool,
@@ -193,6 +193,8 @@ pub struct Cadence {
     pause: Smooth,
     acknowledged: Smooth,
     fill_a_second: f64,
+    /// The share in which the guest stood still of late.
+    stood: f64,
     waited: Option<Instant>,
     media: Option<Instant>,
     signalling: Option<Instant>,
@@ -208,6 +210,7 @@ impl Cadence {
             pause: Smooth::default(),
             acknowledged: Smooth::default(),
             fill_a_second: 0.0,
+            stood: 0.0,
             waited: None,
             media: None,
             signalling: None,
@@ -231,7 +234,9 @@ impl Cadence {
 
     /// The earliest next checkpoint when output asks for it.
     pub fn urged(&self) -> Duration {
-        at_share(self.pause.get(), URGED_SHARE).clamp(self.bounds.floor, self.interval.max(self.bounds.floor))
+        // A guest that signals all the time urges all the time.
+        let share = if self.stood > SHARE { SHARE } else { URGED_SHARE };
+        at_share(self.pause.get(), share).clamp(self.bounds.floor, self.interval.max(self.bounds.floor))
     }
 
     /// A checkpoint was acknowledged, so long after the guest ran again.
@@ -242,6 +247,8 @@ impl Cadence {
     /// A checkpoint was taken. True when the interval has changed.
     pub fn taken(&mut self, seen: &Seen, now: Instant) -> bool {
         self.pause.add(seen.pause);
+        let period = (seen.since + seen.pause).as_secs_f64().max(0.001);
+        self.stood += ((seen.pause.as_secs_f64() / period).min(1.0) - self.stood) * BETTER;
         let fill = seen.filled.clamp(0.0, 1.0) / seen.since.as_secs_f64().max(0.001);
         let weight = if fill > self.fill_a_second { WORSE } else { BETTER };
         self.fill_a_second += (fill - self.fill_a_second) * weight;
@@ -254,7 +261,8 @@ impl Cadence {
                 *last = Some(now);
             }
         }
-        let present = |last: Option<Instant>| last.is_some_and(|at| now.saturating_duration_since(at) < PRESENT);
+        let present =
+            |last: Option<Instant>| last.is_some_and(|at| now.saturating_duration_since(at) < PRESENT);
         let demand = Demand {
             waits: present(self.waited),
             media: present(self.media),

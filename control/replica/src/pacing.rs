@@ -49,9 +49,11 @@ impl Pacing {
     pub fn new(interval: Interval, floor: Duration, ceiling: Duration) -> Result<Pacing, String> {
         let Interval::Fixed(interval) = interval else {
             if floor < Duration::from_millis(1) || floor > ceiling {
-                return Err("--interval auto moves between --floor and --ceiling: the floor is a millisecond at \
+                return Err(
+                    "--interval auto moves between --floor and --ceiling: the floor is a millisecond at \
                             least, and not above the ceiling; 40ms and 400ms are usual"
-                    .into());
+                        .into(),
+                );
             }
             let bounds = Bounds { floor, ceiling };
             return Ok(Pacing { pace: Pace::Auto(Cadence::new(bounds, BEGIN)), bounds });
@@ -165,8 +167,12 @@ mod tests {
         assert!(auto(50, 40).unwrap_err().contains("--floor") && auto(0, 40).is_err());
         let mut pacing = auto(40, 400).unwrap();
         let ran = Instant::now();
-        assert_eq!((pacing.due(ran, Output::Waits) - ran, pacing.report()["why"].as_str()), (ms(100), Some("start")));
-        let seen = Seen { pause: ms(20), filled: 0.1, since: ms(100), waits: true, media: true, signalling: false };
+        assert_eq!(
+            (pacing.due(ran, Output::Waits) - ran, pacing.report()["why"].as_str()),
+            (ms(100), Some("start"))
+        );
+        let seen =
+            Seen { pause: ms(20), filled: 0.1, since: ms(100), waits: true, media: true, signalling: false };
         for n in 0..50 {
             pacing.acknowledged(ms(10));
             pacing.taken(&seen, ran + ms(100 * n));

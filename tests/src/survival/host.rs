@@ -24,7 +24,8 @@ const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 
 /// What the teller does, see `bin/teller.rs`; for the guest with commas between the words.
-pub const TELLER_WORDS: &str = "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 pbx=10.9.0.2:5060 marks=10.9.0.1:9700";
+pub const TELLER_WORDS: &str =
+    "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 pbx=10.9.0.2:5060 marks=10.9.0.1:9700";
 /// What else the guest does: see `guest/init.sh`.
 const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
 

@@ -46,7 +46,10 @@ fn each_bound_decides_where_it_should() {
         (cost_of(0, 0), waits(), (ms(25), Why::Floor)),
     ] {
         let (found, why) = interval(cost, demand, BOUNDS);
-        assert!(found.abs_diff(expected.0) < ms(2) && why == expected.1, "{cost:?} {demand:?}: {found:?} {why:?}");
+        assert!(
+            found.abs_diff(expected.0) < ms(2) && why == expected.1,
+            "{cost:?} {demand:?}: {found:?} {why:?}"
+        );
     }
     let wide = Bounds { floor: ms(1), ceiling: ms(4000) };
     let (found, why) = interval(cost_of(6, 130), Demand { fill_a_second: 0.0, ..signalling }, wide);
@@ -118,6 +121,14 @@ fn output_that_urges_is_heard_as_far_as_the_guest_can_bear_it() {
     assert_eq!(cadence.urged(), ms(25), "nothing is known of pauses");
     cadence.taken(&seen(ms(20)), Instant::now());
     assert_eq!(cadence.urged(), ms(80), "a fifth of the time");
+    // Urged at each checkpoint it would stand still for a fifth for good.
+    let mut now = Instant::now();
+    for _ in 0..200 {
+        now += ms(100);
+        let since = cadence.urged();
+        cadence.taken(&Seen { since, signalling: true, ..seen(ms(20)) }, now);
+    }
+    assert!(cadence.stood < SHARE * 1.1, "{}", cadence.stood);
 }
 
 fn demands() -> impl Strategy<Value = Demand> {

@@ -286,7 +286,7 @@ impl<'p> Cycle<'p> {
         self.signalling = primary.signalling.load(Relaxed);
         let mut pause = Pause::default();
         let taken = self.pause(&mut pause);
-        let since = self.ran.elapsed();
+        let since = self.ran.elapsed().saturating_sub(pause.all);
         self.ran = Instant::now();
         let (taken, begins) = match taken {
             Ok(taken) => taken,
