@@ -76,7 +76,7 @@ pub struct Latency {
 
 impl Latency {
     /// Of those that were intended in this time.
-    fn of(samples: &[Sample], (begin, end): (u64, u64)) -> Latency {
+    pub fn of(samples: &[Sample], (begin, end): (u64, u64)) -> Latency {
         let meant: Vec<&Sample> = samples.iter().filter(|s| (begin..end).contains(&s.intended_ns)).collect();
         let mut ms: Vec<f64> = meant.iter().filter_map(|sample| sample.ms()).collect();
         ms.sort_by(f64::total_cmp);

@@ -31,6 +31,9 @@ const FLOWS_WITHIN: Duration = Duration::from_secs(20);
 /// Packets of each voice that must have come.
 const FLOWS: u64 = 10;
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
+/// Nobody is to take over: a machine that does everything at once keeps a side silent for longer than a host is.
+const PATIENT: &str = "--dead-after 2s";
+const GRANTS: &str = "--term 1500ms";
 
 /// What an interval is run with.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +58,9 @@ pub fn run(lab: &mut Lab, order: &Order<'_>, tell: &dyn Fn(&str)) -> Result<()> 
     let mut hosts = Host::pair(&setting, &lab.network)?;
     snapshot.run(&hosts[0])?;
     let means = Means::Programs(lab.programs.tidegate.clone());
-    let words = order.pace.words(order.bounds.0, order.bounds.1);
-    let mut replication = Replication::start_paced(&means, &lab.network, &hosts, None, &words)?;
+    let words = format!("{} {PATIENT}", order.pace.words(order.bounds.0, order.bounds.1));
+    let standby = format!("{PATIENT} {GRANTS}");
+    let mut replication = Replication::start_with(&means, &lab.network, &hosts, None, [&words, &standby])?;
     tell("the first full copy travels");
     replication.protects()?;
     let mut transfers: Option<(Load, Vec<Transfer>)> = None;
