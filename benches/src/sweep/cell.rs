@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::time::Duration;
-use tidegate_control::classify::share;
+use tidegate_control::classify::{mos, r_factor, share};
 use tidegate_replica::cadence::Cost;
 use tidegate_tests::capture;
 
@@ -112,6 +112,9 @@ pub struct Voice {
     pub heard: usize,
     /// The mean opinion score behind a buffer of 60 ms: the calls' median, and the worst.
     pub mos_60: Spread,
+    /// The same where a receiver does not stretch a voice that runs slow, but conceals what it lacks: as much as the VM
+    /// stood still.
+    pub mos_concealed: f64,
     /// RFC 3550 jitter in the mean, milliseconds.
     pub jitter_ms: Spread,
     /// Longest time between two packets, milliseconds.
@@ -157,7 +160,7 @@ impl Numbers {
             transaction: Latency::of(&open_loop::from_csv(&samples.text("transactions.csv")), window),
             signalling: Latency::of(&open_loop::from_csv(&samples.text("signalling.csv")), window),
             held: holding(&samples.text("held.csv")),
-            voice: voice(samples, &meta)?,
+            voice: voice(samples, &meta, stood_ms / seconds / 10.0)?,
             pace: meta.pace.clone(),
             calls: meta.calls,
             load: meta.load.name(),
@@ -219,7 +222,7 @@ fn holding(csv: &str) -> Holding {
     }
 }
 
-fn voice(samples: &Samples, meta: &Meta) -> Result<Voice> {
+fn voice(samples: &Samples, meta: &Meta, stands_still_percent: f64) -> Result<Voice> {
     let mut all = streams(&capture::read(&samples.file("wire.pcap"))?, SERVER.into());
     for stream in &mut all {
         stream.arrivals.retain(|arrival| (meta.begin_ns..=meta.end_ns).contains(&arrival.at_ns));
@@ -235,6 +238,7 @@ fn voice(samples: &Samples, meta: &Meta) -> Result<Voice> {
     Ok(Voice {
         heard: parts.len(),
         mos_60: spread(&|part| part.playout.mos_60)?,
+        mos_concealed: mos(r_factor(60.0, stands_still_percent)),
         jitter_ms: spread(&|part| part.quality.jitter_ms)?,
         gap_ms: spread(&|part| part.quality.delta_ms_max)?,
         pdv_ms_p99: spread(&|part| part.playout.pdv_ms_p99)?,

@@ -37,7 +37,7 @@ pub struct Chart {
 }
 
 /// All charts of a sweep.
-pub const CHARTS: [Chart; 10] = [
+pub const CHARTS: [Chart; 11] = [
     Chart { name: "tcp", title: "TCP from the VM, Mbit/s", of: |n| n.tcp_outward_mbit },
     Chart { name: "transaction", title: "transaction, median, ms", of: |n| Some(n.transaction.p50_ms) },
     Chart {
@@ -52,6 +52,11 @@ pub const CHARTS: [Chart; 10] = [
     },
     Chart { name: "held", title: "memory held, p99, KiB", of: |n| Some(n.held.p99_bytes / 1024.0) },
     Chart { name: "mos", title: "MOS of the worst call, buffer of 60 ms", of: |n| Some(n.voice.mos_60.min) },
+    Chart {
+        name: "mos-concealed",
+        title: "MOS where pauses are concealed and not stretched",
+        of: |n| Some(n.voice.mos_concealed),
+    },
     Chart { name: "jitter", title: "jitter of the worst call, ms", of: |n| Some(n.voice.jitter_ms.max) },
     Chart {
         name: "pause",

@@ -165,6 +165,7 @@ pub(super) mod tests {
             voice: Voice {
                 heard: usize::from(calls),
                 mos_60: one(4.3),
+                mos_concealed: 4.0,
                 jitter_ms: one(1.0),
                 gap_ms: one(25.0),
                 pdv_ms_p99: one(8.0),

@@ -2,7 +2,7 @@
 
 use super::epochs::{Ended, Epochs};
 use super::freight::Freight;
-use super::session::Over;
+use super::session::{DISMISSED_WITHIN, Over};
 use super::{News, Ordered, Primary, backup_lost};
 use crate::cadence::Seen;
 use crate::checkpoint::{CheckpointId, TakeTimings, Taker};
@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(10);
 /// The standby says when the first copy is in place; a copy that takes longer than this has a dead link.
 const SEEDED_WITHIN: Duration = Duration::from_secs(60);
-/// How long the standby may take to say that it gives up.
-const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module's head. It outlives sessions: what the standby has may still be there after a short break.
 pub struct Cycle<'p> {
@@ -126,6 +124,9 @@ impl<'p> Cycle<'p> {
     ) -> Over {
         let primary = self.primary;
         self.standby.clone_from(&welcome.node);
+        self.disks.doubt();
+        // Epochs are counted on from what the standby holds, whatever a plane that started anew counts from.
+        primary.counts_on(welcome.newest.map_or(0, |newest| newest.id.epoch));
         let goes_on = welcome.newest.is_some_and(|newest| {
             let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
             ours && self.taker.rebase(newest.id) && self.taker.base() == newest.digest
@@ -172,7 +173,7 @@ impl<'p> Cycle<'p> {
                 // The heart has to have said it before it is taken back.
                 std::thread::sleep(self.primary.args.link.beat * 2);
                 self.primary.stopping.store(false, Relaxed);
-                if known { Over::Again } else { Over::BackupLost(evidence) }
+                if known { Over::Again } else { Over::Dismiss(evidence) }
             }
             over => over,
         }
@@ -261,10 +262,10 @@ impl<'p> Cycle<'p> {
             let left = due.saturating_duration_since(Instant::now());
             // One more would only lengthen the queue: wait for the link.
             let full = self.primary.flight.len() >= self.primary.args.in_flight as usize;
-            if left.is_zero() && !full {
+            if left.is_zero() && !full && !self.vm.is_down() {
                 return Wake::Due;
             }
-            let limit = if full { LOOK } else { left.min(LOOK) };
+            let limit = if left.is_zero() { LOOK } else { left.min(LOOK) };
             match heard.recv_timeout(limit) {
                 Ok(news) => {
                     if let Err(over) = self.take_note(news) {
@@ -346,15 +347,26 @@ impl<'p> Cycle<'p> {
         let stopped = driving.stop();
         driving.noting(stopped).map_err(|e| format!("cannot pause the VM: {e}"))?;
         pause.stop = lap();
+        if self.vm.is_down() {
+            return Err("the guest has shut down".into());
+        }
         let saved = (|| {
+            self.disks.look(&mut driving)?;
             let Ended { id, begins, frames, bytes } = self.epochs.close(primary)?;
             (self.closed_frames, self.closed_bytes) = (frames, bytes);
             primary.chronicle.step("close", id.epoch);
-            self.disks.close(id.epoch)?;
+            // QEMU is asked on: a hook that takes its time is no death.
+            let mut lives = || {
+                let state = driving.status();
+                let _ = driving.noting(state);
+            };
+            self.disks.close(id.epoch, &mut lives)?;
             pause.close = lap();
             let taken = self.taker.take(&mut driving, id).map_err(|e| e.to_string())?;
             driving.answered();
             self.unsent = Some(id);
+            // What moved after the first look may be in it.
+            self.disks.look(&mut driving)?;
             pause.save = lap();
             pause.take = taken.timings;
             primary.chronicle.step("save", id.epoch);

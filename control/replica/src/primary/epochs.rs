@@ -52,7 +52,9 @@ impl Epochs {
             (true, Some(lease)) if lease.end_ns() > monotonic_ns() => Some(lease),
             (true, _) => return Err("the guest is under a lease, and none has come yet".into()),
         };
-        let id = primary.plane.protect(pulse.epoch + 1, self.vouched, lease).map_err(|e| e.to_string())?;
+        // The checkpoint of this pause has the number before the first.
+        let first = (pulse.epoch + 1).max(primary.first_epoch.load(Relaxed) + 1);
+        let id = primary.plane.protect(first, self.vouched, lease).map_err(|e| e.to_string())?;
         primary.generation.store(id.generation, Relaxed);
         primary.bound.store(lease.is_some(), Relaxed);
         self.protects = Some(id.generation);

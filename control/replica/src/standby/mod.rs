@@ -11,6 +11,7 @@ mod hear;
 mod promote;
 mod qemu;
 mod receive;
+mod reports;
 mod watch;
 pub mod xen;
 
@@ -27,9 +28,11 @@ use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{dial_witness, keys, node, patience};
 use crate::vm::{Vm, streamed_ram};
+use clap::ValueEnum;
 use decide::{Order, Rules};
+use reports::Reports;
 use serde_json::{Map, Value, json};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,6 +61,10 @@ pub struct Loaded {
 
 /// What takes over: it keeps the newest checkpoint and can start the VM from it.
 pub trait Backup: Send + Sync {
+    /// Something here makes the disks those of a checkpoint before it is started from.
+    fn has_disk_hook(&self) -> bool {
+        false
+    }
     /// The newest complete checkpoint, if there is one to start from.
     fn newest(&self) -> Option<Newest>;
     /// Whether it lives.
@@ -72,6 +79,12 @@ pub trait Backup: Send + Sync {
     fn run(&self) -> Result<(), String>;
     /// The VM runs here now.
     fn promoted(&self) {}
+    /// Whether the VM that was started here is still there, as far as it can be told.
+    fn still_runs(&self) -> bool {
+        true
+    }
+    /// A promotion has failed: what was made ready is not started by accident.
+    fn give_up(&self) {}
     /// It will not be started here: nothing that is left behind may start it by accident.
     fn abandon(&self) {}
     /// For the status.
@@ -106,6 +119,7 @@ struct View {
     refused: bool,
     bound: bool,
     surrender: Option<String>,
+    surrendered_ns: Option<u64>,
     order: Option<Order>,
     down: Option<Sender<Down>>,
     stopper: Option<Stopper>,
@@ -120,6 +134,9 @@ pub struct Standby {
     rules: Rules,
     landlord: Mutex<Landlord>,
     claim: claim::Claim,
+    reports: Mutex<Reports>,
+    /// Of this standby and, where one lends, of the witness.
+    longest_term_ms: AtomicU64,
     view: Mutex<View>,
     able: AtomicBool,
     stop: AtomicBool,
@@ -147,6 +164,10 @@ impl Standby {
 
     fn view(&self) -> MutexGuard<'_, View> {
         locked(&self.view)
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        locked(&self.reports)
     }
 
     /// Says something to the primary, if there is one.
@@ -201,6 +222,7 @@ impl Standby {
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     args.link.check_grants(&args.grants)?;
+    args.link.check_listen(args.listen)?;
     let plane = muted(&args.vm.socket, args.vm.guest.as_deref(), args.vm.takeover)?;
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {
@@ -269,6 +291,8 @@ fn stand(
         landlord: Mutex::new(Landlord::new(terms, monotonic_ns(), former)),
         view: Mutex::default(),
         claim: claim::Claim::default(),
+        reports: Mutex::default(),
+        longest_term_ms: AtomicU64::new(terms.term_ms),
         able: AtomicBool::new(true),
         stop: AtomicBool::new(false),
         stale: AtomicBool::new(false),
@@ -333,6 +357,18 @@ fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
     if hello.role != Role::Primary {
         return Err("a standby is dialed by a primary".into());
     }
+    if hello.decide != standby.rules.decide {
+        return Err(format!(
+            "this standby was told {}, and you were told {}: say the same on both hosts",
+            told(standby.rules.decide),
+            told(hello.decide)
+        ));
+    }
+    if hello.disk_hook && !standby.backup.has_disk_hook() {
+        return Err("your disks are kept in step by a hook (--disks external), and this standby has none to make its own \
+                    those of a checkpoint: give it --disk-hook PATH, which is called as PATH promote EPOCH"
+            .into());
+    }
     // Before the landlord: whoever acknowledges holds the image's lock and takes the view's, whose holder may want this one.
     let newest = standby.backup.newest();
     let landlord = standby.landlord();
@@ -340,6 +376,11 @@ fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
     // From the decision on: the primary that comes back must not go on, whatever becomes of the promotion.
     let taken_over = standby.promoting.load(Relaxed);
     Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready, taken_over })
+}
+
+fn told(decide: Decide) -> String {
+    let word = decide.to_possible_value().map(|value| value.get_name().to_owned());
+    format!("--decide {}", word.unwrap_or_default())
 }
 
 /// Takes a session up. The one before has been stopped by the listener.
@@ -355,6 +396,7 @@ fn begin(standby: &Arc<Standby>, accepted: Accepted) {
         view.session += 1;
         view.incarnation = hello.incarnation;
         view.surrender = None;
+        view.surrendered_ns = None;
         view.link_ended = false;
         view.refused = false;
         view.beat_ns = Some(monotonic_ns());
@@ -436,7 +478,12 @@ fn status(standby: &Standby) -> Value {
         (view.beat_ns, view.bound, view.session)
     };
     let mut status = json!({
-        "role": if standby.promoted.load(Relaxed) { "promoted" } else { "standby" },
+        "role": match standby.promoted.load(Relaxed) {
+            // A cluster manager has to bring it back.
+            true if !standby.able.load(Relaxed) => "ended",
+            true => "promoted",
+            false => "standby",
+        },
         "guest": standby.plane.guest(),
         "decide": standby.rules.decide,
         "sessions": session,
