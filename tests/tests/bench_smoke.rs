@@ -121,8 +121,19 @@ fn sweep_measures_a_replicated_vm_at_a_fixed_interval_and_at_auto() {
     }
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sweep-{}", std::process::id()));
     let dir = out.display().to_string();
-    let arguments =
-        ["sweep", "--out", &dir, "--intervals", "100ms,auto", "--calls", "2", "--loads", "paced", "--length", "2s"];
+    let arguments = [
+        "sweep",
+        "--out",
+        &dir,
+        "--intervals",
+        "100ms,auto",
+        "--calls",
+        "2",
+        "--loads",
+        "paced",
+        "--length",
+        "2s",
+    ];
     let report = bench(&arguments);
     let cells = report["cells"].as_array().expect("cells");
     assert_eq!((cells.len(), &report["missing"]), (2, &Value::Array(vec![])), "{report}");
@@ -151,8 +162,12 @@ fn sweep_measures_a_replicated_vm_at_a_fixed_interval_and_at_auto() {
     }
     let advice = &report["verdict"]["advice"][0];
     let says = advice["calls_come_ms"].as_f64().expect("the rule says something");
-    assert!((25.0..=400.0).contains(&says) && advice["auto_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{advice}");
-    let told = std::fs::read_to_string(out.join("auto/calls-2-tcp-paced/primary.jsonl")).expect("raw samples are kept");
+    assert!(
+        (25.0..=400.0).contains(&says) && advice["auto_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+        "{advice}"
+    );
+    let told = std::fs::read_to_string(out.join("auto/calls-2-tcp-paced/primary.jsonl"))
+        .expect("raw samples are kept");
     assert!(told.contains("\"interval_ms\""), "{told}");
     let page = std::fs::read_to_string(out.join("sweep.html")).expect("a report");
     assert!(page.contains("INVITE to 200 OK") && out.join("signalling.svg").exists());

@@ -36,7 +36,8 @@ pub fn serve(listen: SocketAddr, secret: Secret, tidegate: PathBuf) -> Result<()
                 strangers.fetch_sub(1, SeqCst);
                 continue;
             }
-            let (secret, strangers, admitted) = (Arc::clone(&secret), Arc::clone(&strangers), admitted.clone());
+            let (secret, strangers, admitted) =
+                (Arc::clone(&secret), Arc::clone(&strangers), admitted.clone());
             std::thread::spawn(move || {
                 let known = knows(&stream, &secret);
                 strangers.fetch_sub(1, SeqCst);
@@ -158,7 +159,8 @@ impl Session {
         match opened {
             Ok((file, length)) => {
                 send(to, &Answer::Done(json!({ "length": length })))?;
-                let copied = std::io::copy(&mut std::io::Read::take(file, length), to).context(|| name.to_owned())?;
+                let copied =
+                    std::io::copy(&mut std::io::Read::take(file, length), to).context(|| name.to_owned())?;
                 if copied == length { Ok(()) } else { Err(Failure::new(format!("{name} became shorter"))) }
             }
             Err(failure) => send(to, &Answer::Refused(failure.to_string())),

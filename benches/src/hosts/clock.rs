@@ -61,7 +61,11 @@ mod tests {
 
     #[test]
     fn the_quickest_answer_tells() {
-        let asked = [(100, reading(9_000, "a"), 900), (2_000, reading(7_020, "a"), 2_040), (5_000, reading(1, "a"), 6_000)];
+        let asked = [
+            (100, reading(9_000, "a"), 900),
+            (2_000, reading(7_020, "a"), 2_040),
+            (5_000, reading(1, "a"), 6_000),
+        ];
         assert_eq!(Offset::of(asked), Offset { ns: 5_000, unsure_ns: 20, boot: "a".into() });
         assert_eq!(Offset::of([]), Offset::default());
     }

@@ -34,7 +34,9 @@ pub enum Command {
         tidegate: PathBuf,
     },
     /// Run a scenario on hosts whose agents listen
-    #[command(after_help = "Example:\n  scripts/bench hosts example > mine.toml      # then name your hosts in it\n  scripts/bench hosts run --scenario mine.toml --secret /root/testbed.secret --out /tmp/hosts\n\nInterrupted, it goes on with the run that was not complete.")]
+    #[command(
+        after_help = "Example:\n  scripts/bench hosts example > mine.toml      # then name your hosts in it\n  scripts/bench hosts run --scenario mine.toml --secret /root/testbed.secret --out /tmp/hosts\n\nInterrupted, it goes on with the run that was not complete."
+    )]
     Run {
         /// Hosts and runs: see `scripts/bench hosts example`
         #[arg(long, value_name = "FILE")]
@@ -47,7 +49,9 @@ pub enum Command {
         wish: Wish,
     },
     /// The same with three network namespaces of this machine for hosts
-    #[command(after_help = "Example:\n  scripts/bench hosts local --out /tmp/hosts\n\nGenerator, plane and sink share this machine's CPUs: it shows that the harness works, not what a host can do.")]
+    #[command(
+        after_help = "Example:\n  scripts/bench hosts local --out /tmp/hosts\n\nGenerator, plane and sink share this machine's CPUs: it shows that the harness works, not what a host can do."
+    )]
     Local {
         /// Other [[run]]s than those of benches/hosts-local.toml
         #[arg(long, value_name = "FILE")]
@@ -100,7 +104,8 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::Local { runs, tidegate, wish } => {
             let (text, name) = match runs {
                 Some(file) => {
-                    let text = fs::read_to_string(file).context(|| format!("cannot read {}", file.display()))?;
+                    let text =
+                        fs::read_to_string(file).context(|| format!("cannot read {}", file.display()))?;
                     (text, file.display().to_string())
                 }
                 None => (RUNS.to_owned(), "benches/hosts-local.toml".to_owned()),

@@ -58,8 +58,9 @@ pub fn kept(run: &Run, out: &Path) -> Result<Option<Kept>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.context(|| format!("cannot read {}", path.display()))?,
     };
-    let kept: Kept = serde_json::from_str(&text)
-        .context(|| format!("{}: not what this program writes; take another --out, or --again", path.display()))?;
+    let kept: Kept = serde_json::from_str(&text).context(|| {
+        format!("{}: not what this program writes; take another --out, or --again", path.display())
+    })?;
     if kept.run != *run {
         return Err(Failure::new(format!(
             "{} is of another run of that name: take another --out, or --again to measure anew",
@@ -93,7 +94,10 @@ impl Agent {
         match receive(&mut self.from).context(|| self.name.into())? {
             Some(Answer::Done(value)) => Ok(value),
             Some(Answer::Refused(why)) => Err(Failure::new(format!("{}: {why}", self.name))),
-            None => Err(Failure::new(format!("{}: the agent has ended, or serves another coordinator", self.name))),
+            None => Err(Failure::new(format!(
+                "{}: the agent has ended, or serves another coordinator",
+                self.name
+            ))),
         }
     }
 
@@ -103,7 +107,8 @@ impl Agent {
             let before = now_ns();
             let told = self.ask(&Request::Clock)?;
             let after = now_ns();
-            let reading: Reading = serde_json::from_value(told).context(|| format!("{}: its clock", self.name))?;
+            let reading: Reading =
+                serde_json::from_value(told).context(|| format!("{}: its clock", self.name))?;
             asked.push((before, reading, after));
         }
         Ok(Offset::of(asked))
@@ -113,7 +118,8 @@ impl Agent {
         let what = || format!("{}: {file}", self.name);
         let told = self.ask(&Request::Fetch { file: file.to_owned() })?;
         let length = told["length"].as_u64().filter(|length| *length <= FILE_MAX);
-        let length = length.ok_or_else(|| Failure::new(format!("{}: a file of no length that is taken", what())))?;
+        let length =
+            length.ok_or_else(|| Failure::new(format!("{}: a file of no length that is taken", what())))?;
         let mut target = fs::File::create(to).context(|| format!("cannot write {}", to.display()))?;
         let copied = std::io::copy(&mut (&mut self.from).take(length), &mut target).context(what)?;
         if copied == length { Ok(()) } else { Err(Failure::new(format!("{} ended too early", what()))) }
@@ -157,7 +163,8 @@ impl Hosts {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             std::thread::sleep(left.min(TELL_EVERY));
-            let (sent, received) = (self.generator.ask(&Request::Progress)?, self.sink.ask(&Request::Progress)?);
+            let (sent, received) =
+                (self.generator.ask(&Request::Progress)?, self.sink.ask(&Request::Progress)?);
             if let Some(plane) = &mut self.plane {
                 plane.ask(&Request::Progress)?;
             }
@@ -165,7 +172,10 @@ impl Hosts {
                 break;
             }
             let left = (left - TELL_EVERY).as_secs_f64();
-            tell(&format!("{} packets sent, {} received, {left:.0} s left", sent["sent"], received["received"]));
+            tell(&format!(
+                "{} packets sent, {} received, {left:.0} s left",
+                sent["sent"], received["received"]
+            ));
         }
         self.sink.ask(&Request::Quiet)?;
         self.generator.ask(&Request::Quiet)?;

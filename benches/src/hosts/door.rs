@@ -97,7 +97,9 @@ pub fn admits(secret: &Secret, from: &mut impl BufRead, to: &mut impl Write) -> 
 /// The coordinator's side. A failure says which side does not know the secret.
 pub fn enters(secret: &Secret, from: &mut impl BufRead, to: &mut impl Write) -> Result<()> {
     let no = |what: &str| Failure::new(format!("{what}: is it an agent (scripts/bench hosts agent)?"));
-    let Some(Draw { tidegate_hosts, draw: other }) = receive(from)? else { return Err(no("it says nothing")) };
+    let Some(Draw { tidegate_hosts, draw: other }) = receive(from)? else {
+        return Err(no("it says nothing"));
+    };
     if tidegate_hosts != FORM {
         return Err(no("it speaks another form"));
     }
@@ -106,7 +108,9 @@ pub fn enters(secret: &Secret, from: &mut impl BufRead, to: &mut impl Write) -> 
     let answer: Option<Proof> = receive(from).unwrap_or(None);
     match answer {
         Some(answer) if answer.draw == other && secret.proves(&answer.proof, "agent", &other, &own) => Ok(()),
-        _ => Err(Failure::new("it refuses the secret, or does not know it: both need the same --secret file")),
+        _ => {
+            Err(Failure::new("it refuses the secret, or does not know it: both need the same --secret file"))
+        }
     }
 }
 
@@ -143,8 +147,17 @@ mod tests {
     #[test]
     fn what_was_said_once_opens_no_second_time_and_noise_opens_nothing() {
         let secret = Secret::new("a secret of some length").unwrap();
-        let proof = |draw: &str| format!("{{\"proof\":\"{}\",\"draw\":\"{draw}\"}}\n", secret.prove("coordinator", draw, "old"));
-        let noise = ["", "\n", "{}\n", "{\"proof\":\"zz\",\"draw\":\"\"}\n", "{\"proof\":\"\u{e4}b\",\"draw\":\"\"}\n", &proof("x")];
+        let proof = |draw: &str| {
+            format!("{{\"proof\":\"{}\",\"draw\":\"{draw}\"}}\n", secret.prove("coordinator", draw, "old"))
+        };
+        let noise = [
+            "",
+            "\n",
+            "{}\n",
+            "{\"proof\":\"zz\",\"draw\":\"\"}\n",
+            "{\"proof\":\"\u{e4}b\",\"draw\":\"\"}\n",
+            &proof("x"),
+        ];
         for said in noise {
             assert!(!admits(&secret, &mut said.as_bytes(), &mut Vec::new()).unwrap_or(false), "{said}");
         }

@@ -3,7 +3,9 @@
 
 use crate::failure::{Context, Failure, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt, sockopt,
+};
 use nix::sys::time::TimeSpec;
 use std::fs::File;
 use std::io::{BufWriter, IoSliceMut, Write};
@@ -180,7 +182,8 @@ pub fn receive(own: Ipv4Addr, log: &Path) -> Result<Work> {
     let socket = UdpSocket::bind((own, ARRIVES)).context(what)?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true).context(what)?;
     // As much as the kernel allows: more with root's rights.
-    let _ = setsockopt(&socket, sockopt::RcvBufForce, &ROOM).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &ROOM)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));
     socket.set_read_timeout(Some(PACKET)).context(what)?;
     let mut log = BufWriter::with_capacity(1 << 20, create(log)?);
     Ok(Work::start(move |end, count| {
@@ -192,8 +195,13 @@ pub fn receive(own: Ipv4Addr, log: &Path) -> Result<Work> {
             {
                 let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                     buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-                let burst =
-                    recvmmsg(socket.as_raw_fd(), &mut heads, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None);
+                let burst = recvmmsg(
+                    socket.as_raw_fd(),
+                    &mut heads,
+                    slices.iter_mut(),
+                    MsgFlags::MSG_WAITFORONE,
+                    None,
+                );
                 match burst {
                     Ok(burst) => {
                         for (slot, message) in came.iter_mut().zip(burst) {
@@ -219,7 +227,9 @@ pub fn receive(own: Ipv4Addr, log: &Path) -> Result<Work> {
 /// The kernel's stamp: taken when the driver handed the frame up.
 fn stamp(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrIn>) -> Option<u64> {
     message.cmsgs().ok()?.find_map(|control| match control {
-        ControlMessageOwned::ScmTimestampns(at) => Some(at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64),
+        ControlMessageOwned::ScmTimestampns(at) => {
+            Some(at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64)
+        }
         _ => None,
     })
 }
@@ -246,7 +256,9 @@ mod tests {
 
     #[test]
     fn calls_arrive_with_their_moment_and_a_stamp() {
-        let log = |name: &str| std::env::temp_dir().join(format!("tidegate-bench-media-{}-{name}", std::process::id()));
+        let log = |name: &str| {
+            std::env::temp_dir().join(format!("tidegate-bench-media-{}-{name}", std::process::id()))
+        };
         let own = Ipv4Addr::new(127, 0, 7, 1);
         let mut receiver = receive(own, &log("in")).unwrap();
         let mut sender = send(own, own, 3, &log("out")).unwrap();
@@ -257,7 +269,11 @@ mod tests {
         assert!(sent >= 12 && received == sent, "{sent} {received}");
         let records = Record::all(&std::fs::read(log("in")).unwrap());
         assert_eq!(records.len() as u64, received);
-        assert!(records.iter().all(|record| record.call < 3 && record.at_ns > record.intended_ns.saturating_sub(1_000_000)));
+        assert!(
+            records
+                .iter()
+                .all(|record| record.call < 3 && record.at_ns > record.intended_ns.saturating_sub(1_000_000))
+        );
         ["in", "out"].map(|name| std::fs::remove_file(log(name)).unwrap());
     }
 }

@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn a_line_without_an_end_is_not_read_for_ever() {
         let endless = std::io::repeat(b'x');
-        assert!(line(&mut std::io::BufReader::new(endless)).unwrap_err().to_string().contains("does not end"));
+        assert!(
+            line(&mut std::io::BufReader::new(endless)).unwrap_err().to_string().contains("does not end")
+        );
         assert_eq!(line(&mut [0u8; 0].as_slice()).unwrap(), None);
     }
 }

@@ -102,8 +102,10 @@ impl Outcome {
             Ok(Record::all(&std::fs::read(&path).context(|| format!("cannot read {}", path.display()))?))
         };
         let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
-        let outward = Media::of(records("generator-sent.bin")?, records("sink-received.bin")?, kept.offset_ns);
-        let inward = Media::of(records("sink-sent.bin")?, records("generator-received.bin")?, -kept.offset_ns);
+        let outward =
+            Media::of(records("generator-sent.bin")?, records("sink-received.bin")?, kept.offset_ns);
+        let inward =
+            Media::of(records("sink-sent.bin")?, records("generator-received.bin")?, -kept.offset_ns);
         Ok(Outcome {
             outward,
             inward,
@@ -122,8 +124,11 @@ impl Outcome {
 
 /// `Date_ms;response_time_ms;rtd_name` lines.
 fn sipp(text: &str) -> Times {
-    let mut ms: Vec<f64> =
-        text.lines().filter_map(|line| line.split(';').nth(1)?.parse().ok()).filter(|ms: &f64| ms.is_finite()).collect();
+    let mut ms: Vec<f64> = text
+        .lines()
+        .filter_map(|line| line.split(';').nth(1)?.parse().ok())
+        .filter(|ms: &f64| ms.is_finite())
+        .collect();
     ms.sort_by(f64::total_cmp);
     Times::of(&ms)
 }
@@ -202,10 +207,17 @@ mod tests {
         received.push(received[79]);
         let media = Media::of(sent, received, 500 * MS as i64).unwrap();
         assert_eq!((media.calls, media.sent, media.received, media.lost, media.again), (1, 150, 149, 1, 1));
-        assert!((media.latency.p50_ms - 1.01).abs() < 1e-6 && (media.latency.max_ms - 9.0).abs() < 1e-6, "{media:?}");
+        assert!(
+            (media.latency.p50_ms - 1.01).abs() < 1e-6 && (media.latency.max_ms - 9.0).abs() < 1e-6,
+            "{media:?}"
+        );
         assert!((media.sender_late.max_ms - 8.0).abs() < 1e-6);
         assert!(media.jitter_ms.median > 0.0 && media.jitter_ms.median < 1.0);
-        assert!(media.curve.first().unwrap().1 == 1.0 && media.curve.last().unwrap().0 > 8.9, "{:?}", media.curve);
+        assert!(
+            media.curve.first().unwrap().1 == 1.0 && media.curve.last().unwrap().0 > 8.9,
+            "{:?}",
+            media.curve
+        );
         assert!(Media::of(Vec::new(), Vec::new(), 0).is_none());
     }
 

@@ -41,7 +41,9 @@ pub fn draw(outcomes: &[Outcome]) -> Option<String> {
         let power = ms.max(1e-9).log10().clamp(f64::from(MS.0), f64::from(MS.1));
         LEFT + (power - f64::from(MS.0)) / f64::from(MS.1 - MS.0) * (RIGHT - LEFT)
     };
-    let y = |share: f64| TOP - share.max(1e-9).log10().clamp(-f64::from(SHARES), 0.0) / f64::from(SHARES) * (BOTTOM - TOP);
+    let y = |share: f64| {
+        TOP - share.max(1e-9).log10().clamp(-f64::from(SHARES), 0.0) / f64::from(SHARES) * (BOTTOM - TOP)
+    };
     let mut group = Group::new()
         .set("class", "tg")
         .add(Title::new("Share of a call's packets that took longer, over the time they took"))
@@ -142,10 +144,11 @@ fn table(outcomes: &[Outcome]) -> Markup {
 
 fn conditions(outcomes: &[Outcome], command: &str) -> Markup {
     let said = |host: &Value| {
-        let words = ["cpus", "cpu", "kernel", "port", "driver", "stamps"].map(|key| match &host["conditions"][key] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        });
+        let words =
+            ["cpus", "cpu", "kernel", "port", "driver", "stamps"].map(|key| match &host["conditions"][key] {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            });
         words.join(", ")
     };
     html! {

@@ -25,7 +25,8 @@ pub struct Plane {
 impl Plane {
     /// Starts it, and waits until it forwards.
     pub fn start(tidegate: &Path, ports: &PlanePorts, run: &Run, scratch: &Scratch) -> Result<Plane> {
-        let prefix = scratch.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let prefix =
+            scratch.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let (file, socket) = (scratch.file("tidegate.toml"), scratch.file("control.sock"));
         std::fs::write(&file, configuration(ports, run, &prefix, &socket))
             .context(|| format!("cannot write {}", file.display()))?;

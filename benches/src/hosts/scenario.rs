@@ -176,7 +176,9 @@ impl Run {
         }
         let packets = u64::from(self.calls) * 50 * self.span().as_secs();
         if packets > PACKETS_MAX {
-            return Err(format!("so many calls for so long are {packets} packets each way; {PACKETS_MAX} at most"));
+            return Err(format!(
+                "so many calls for so long are {packets} packets each way; {PACKETS_MAX} at most"
+            ));
         }
         if self.tcp != "none" && self.tcp != "full" && !matches!(self.tcp.parse(), Ok(Pace::Bits(_))) {
             return Err(format!("tcp is {:?}; none, full, or bit/s such as 100M", self.tcp));
@@ -195,7 +197,11 @@ impl Port {
     /// What is wrong with it.
     pub fn check(&self) -> std::result::Result<(), String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
-        if self.port.is_empty() || self.port.len() > 32 || !self.port.chars().all(plain) || self.port.starts_with('-') {
+        if self.port.is_empty()
+            || self.port.len() > 32
+            || !self.port.chars().all(plain)
+            || self.port.starts_with('-')
+        {
             return Err(format!("{:?} is neither an interface nor a PCI address (0000:03:00.0)", self.port));
         }
         self.own().map(drop)
@@ -249,7 +255,10 @@ impl Scenario {
             let place = format!("run {:?}", run.name);
             run.check().map_err(|what| wrong(&place, what))?;
             if !names.insert(&run.name) {
-                return Err(wrong(&place, "the name is there twice; each has a directory of that name".into()));
+                return Err(wrong(
+                    &place,
+                    "the name is there twice; each has a directory of that name".into(),
+                ));
             }
         }
         if scenario.runs.is_empty() {
@@ -261,7 +270,9 @@ impl Scenario {
     /// Generator's and sink's, each with the other's address.
     pub fn ports(&self) -> std::result::Result<[Port; 2], String> {
         let port = |own: &End, other: &End| {
-            let peer = Port { port: String::new(), address: other.address.clone(), peer: Ipv4Addr::UNSPECIFIED }.own()?;
+            let peer =
+                Port { port: String::new(), address: other.address.clone(), peer: Ipv4Addr::UNSPECIFIED }
+                    .own()?;
             Ok::<Port, String>(Port { port: own.port.clone(), address: own.address.clone(), peer })
         };
         Ok([port(&self.generator, &self.sink)?, port(&self.sink, &self.generator)?])

@@ -105,9 +105,12 @@ impl Traffic {
         let (own, peer) = (self.own, self.port.peer);
         match self.role {
             Role::Generator if self.run.tcp != "none" => {
-                let rate = if self.run.tcp == "full" { String::new() } else { format!("-b {}", self.run.tcp) };
-                let words =
-                    format!("-c {peer} -B {own} -p 5201 -t {} -i 0.1 --forceflush {rate}", self.run.span().as_secs() + 5);
+                let rate =
+                    if self.run.tcp == "full" { String::new() } else { format!("-b {}", self.run.tcp) };
+                let words = format!(
+                    "-c {peer} -B {own} -p 5201 -t {} -i 0.1 --forceflush {rate}",
+                    self.run.span().as_secs() + 5
+                );
                 self.works.push(("tcp.log", Program::new("iperf3").args(&words).start(scratch, "tcp")?));
             }
             Role::Sink => {
@@ -153,7 +156,8 @@ impl Traffic {
         self.sent = self.sender.as_mut().map_or(Ok(0), Work::finish)?;
         if let Some(asks) = self.asks.take() {
             let file = scratch.file("transactions.csv");
-            std::fs::write(&file, to_csv(&asks.finish())).context(|| format!("cannot write {}", file.display()))?;
+            std::fs::write(&file, to_csv(&asks.finish()))
+                .context(|| format!("cannot write {}", file.display()))?;
         }
         for (label, running) in &mut self.works {
             if label.starts_with("sip") {
@@ -162,7 +166,8 @@ impl Traffic {
                 keep_rtt(&scratch.file(label), &scratch.file(&format!("{label}.csv")))?;
             } else {
                 running.kill();
-                std::fs::copy(running.log(), scratch.file(label)).context(|| format!("cannot keep {label}"))?;
+                std::fs::copy(running.log(), scratch.file(label))
+                    .context(|| format!("cannot keep {label}"))?;
             }
         }
         self.works.clear();
@@ -217,7 +222,8 @@ fn overflows() -> u64 {
 
 /// What a figure means nothing without.
 pub fn conditions(interface: &str) -> Value {
-    let first = |line: &str| command(line).unwrap_or_default().lines().next().unwrap_or_default().trim().to_owned();
+    let first =
+        |line: &str| command(line).unwrap_or_default().lines().next().unwrap_or_default().trim().to_owned();
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     json!({
@@ -245,9 +251,12 @@ fn listens(port: &str) -> Result<()> {
 /// sipp names its file by its process id.
 fn keep_rtt(dir: &Path, to: &Path) -> Result<()> {
     let entries = std::fs::read_dir(dir).context(|| format!("cannot read {}", dir.display()))?;
-    let file = entries.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().ends_with("_rtt.csv"));
+    let file =
+        entries.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().ends_with("_rtt.csv"));
     match file {
-        Some(file) => std::fs::copy(&file, to).context(|| format!("cannot keep {}", file.display())).map(drop),
+        Some(file) => {
+            std::fs::copy(&file, to).context(|| format!("cannot keep {}", file.display())).map(drop)
+        }
         None => Err(Failure::new(format!("sipp wrote no response times in {}", dir.display()))),
     }
 }

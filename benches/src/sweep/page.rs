@@ -143,7 +143,8 @@ impl Page<'_> {
                      nothing of calls that suffer: that is what the limit of 5 % is for, so the rule's interval may cost more than the least." }
                 p { "Fixed intervals are kept whatever waits; " code { "auto" } " is also urged by signalling, as it is in operation. Transactions and \
                      INVITEs come at intended moments (25 and 200 ms apart) and count from there. MOS: the E-model for G.711 with concealment behind a \
-                     playout buffer of 60 ms that follows its sender's clock." }
+                     playout buffer of 60 ms that follows its sender's clock: a VM's voice runs slow by the share in which it stands still. Where a \
+                     receiver does not stretch it, that share is concealed: the other MOS, which the limit of 5 % is for." }
             }
         }
     }
