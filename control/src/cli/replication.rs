@@ -1,7 +1,7 @@
 //! The command lines of replication. The programs behind them are in `tidegate-replica`, which `tidegate` becomes: so
 //! the client that people type with links neither TLS nor anything that maps a guest's memory.
 
-use super::{FAILED, say_error};
+use super::{FAILED, Interval, say_error};
 use crate::config::DEFAULT_SOCKET;
 use crate::quantity::span;
 use clap::{Args, Subcommand, ValueEnum};
@@ -21,6 +21,13 @@ pub enum ReplicationCommand {
     #[command(after_help = "Examples:
   tidegate replicate --qmp /run/pbx.qmp --to 10.7.0.2:7411 --certs /etc/tidegate/certs --peer host-b
   tidegate replicate --guest pbx --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval 50ms --json
+  tidegate replicate --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval auto --floor 25ms --ceiling 400ms
+
+--interval auto measures, smooths and decides after each checkpoint, between --floor and --ceiling: sqrt(2 * pause * 1 s)
+costs a guest least that stands still in each pause and whose output waits for the next (250 ms instead of 1 s while calls
+are set up). Shorter so that SIP's answers leave within 250 ms and the hold queue stays half empty; longer so that the
+guest stands still for 10 % of its time at most, 5 % while it speaks, and that a slow link keeps up. tidegate replication
+shows the interval and what decided about it; --json tells each change as an event `interval`.
 
 The VM's RAM must be a shared file: -object memory-backend-file,id=mem,size=4G,share=on,mem-path=/dev/shm/pbx
 -machine memory-backend=mem. Ends with SIGTERM or SIGINT: the standby is told that it cannot take over any more, and the
@@ -229,9 +236,9 @@ pub struct ReplicateArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub link: LinkArgs,
-    /// From one checkpoint to the next
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
-    pub interval: Duration,
+    /// From one checkpoint to the next; `auto` follows what a checkpoint costs and what waits for it, see below
+    #[arg(long, value_name = "TIME|auto", default_value = "100ms")]
+    pub interval: Interval,
     /// The earliest next one, when output waits and asks for it
     #[arg(long, value_name = "TIME", default_value = "40ms", value_parser = span)]
     pub floor: Duration,
