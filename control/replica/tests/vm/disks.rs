@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use tidegate_replica::qmp::Qmp;
 
 /// A machine with other things to do is late with its heartbeats.
-const PATIENT: &str = "--dead-after 500ms";
-const LENDS: &str = "--dead-after 500ms --term 2s";
+const PATIENT: &str = "--dead-after 350ms";
+const LENDS: &str = "--dead-after 350ms --term 2s";
 /// Where nobody is to die.
 const NOBODY: &str = "--decide manager";
 
@@ -125,7 +125,7 @@ fn a_replication_of_disks_has_its_hook_called_at_close_commit_and_promote_and_ma
     let (closed, committed) = (called(&log, "close"), called(&log, "commit"));
     assert!(committed.iter().all(|epoch| closed.contains(epoch)), "{closed:?} {committed:?}");
 
-    // Longer than QEMU may be busy with anything else.
+    // Longer than QEMU may be busy with anything else, and then be silent, before it counts as dead.
     fs::write(scratch.file("slow"), "").unwrap();
     let slow = |event: &serde_json::Value| event["close_ms"].as_f64() > Some(1600.0);
     let count = || replicate.events("checkpoint").into_iter().filter(slow).count();
