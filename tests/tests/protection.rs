@@ -53,11 +53,11 @@ const OPTIONS: &str = "OPTIONS sip:voice@10.9.0.2:5080 SIP/2.0\r\nVia: SIP/2.0/U
     CSeq: 1 OPTIONS\r\nContact: <sip:peer@10.9.0.1:5060>\r\nContent-Length: 0\r\n\r\n";
 
 /// The bounds below are the options': an interval is never cut short for less than what may cut it, and the floor and
-/// the ceiling are kept. A quota of 64 frames is under pressure at 48: half a second of the guest's marks.
+/// the ceiling are kept. A quota of 64 frames, the smallest, is under pressure at 48: half a second of the guest's marks.
 #[test]
 fn the_first_copy_stalls_nobody_and_output_that_waits_brings_a_checkpoint_forward() -> Result<()> {
     let world = world()?;
-    let (floor, interval, ceiling) = (150, 1500, 3000);
+    let (floor, interval, ceiling) = (150, 1000, 2000);
     let pace = format!("--floor {floor}ms --interval {interval}ms --ceiling {ceiling}ms");
     // Nothing dies here, on however busy a machine.
     let (both, standby) = ("--dead-after 1s", "--term 900ms");
@@ -77,10 +77,13 @@ fn the_first_copy_stalls_nobody_and_output_that_waits_brings_a_checkpoint_forwar
 
     // A guest that says nothing.
     pair.hosts[0].guest.command("killall -STOP teller", SOON)?;
-    for _ in 0..2 {
-        next_after(&mut pair, || Ok(()))?;
+    let mut idle = 0;
+    // What it had said before is still committed and acknowledged.
+    for _ in 0..6 {
+        if idle + 2 < ceiling {
+            idle = next_after(&mut pair, || Ok(()))?;
+        }
     }
-    let idle = next_after(&mut pair, || Ok(()))?;
     let [stranger, phone] = ["10.9.0.1:0", "10.9.0.1:5060"].map(|own| {
         world.network.outside.enter(move || UdpSocket::bind(own).context(|| format!("cannot bind {own}")))
     });
@@ -209,6 +212,11 @@ fn the_link_between_two_hosts_is_encrypted_and_lets_nobody_else_in() -> Result<(
         is_wrong_use(&world, host, "replicate", &format!("--to {to}"))?;
         is_wrong_use(&world, host, "standby", &format!("--listen {to}"))?;
         let seen = capture("refused", "-c 2000")?;
+        // To this one the standby is on loopback: it speaks without TLS.
+        let (_relay, near) = Relay::open(&world.network.hosts[0], to)?;
+        is_kept_out(&world, host, "plain", &format!("--to {near}"), "it wants TLS")?;
+        let plain = in_the_clear(&seen.frames()?);
+        ensure!(plain > 0, "the capture would not show what is in the clear");
         let to_it = |words: String| format!("--to {to} {words}");
         for (label, words, why) in [
             ("stranger", words(&stranger, "stranger", "host-b"), "not the peer that is configured here"),
@@ -219,12 +227,7 @@ fn the_link_between_two_hosts_is_encrypted_and_lets_nobody_else_in() -> Result<(
         ] {
             is_kept_out(&world, host, label, &to_it(words), why)?;
         }
-        ensure!(in_the_clear(&seen.frames()?) == 0, "who has certificates spoke in the clear");
-        // To this one the standby is on loopback: it speaks without TLS.
-        let (_relay, near) = Relay::open(&world.network.hosts[0], to)?;
-        is_kept_out(&world, host, "plain", &format!("--to {near}"), "")?;
-        let plain = in_the_clear(&seen.finish()?);
-        ensure!(plain > 0, "the capture would not show what is in the clear");
+        ensure!(in_the_clear(&seen.finish()?) == plain, "who has certificates spoke in the clear");
         on_the_wire = Some(capture("link", "-c 3000")?);
         Ok(())
     })?;

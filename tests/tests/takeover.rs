@@ -13,6 +13,7 @@ use tidegate_tests::survival::blow::signal_all;
 use tidegate_tests::survival::call::Call;
 use tidegate_tests::survival::frozen::Frozen;
 use tidegate_tests::survival::pair::{Pair, Wish, World, guests};
+use tidegate_tests::wall_clock::wait_until;
 
 /// Longer than anything needs that would happen if it did.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -87,7 +88,8 @@ fn a_planned_switch_lets_never_both_speak_and_unmutes_first() -> Result<()> {
     let mut pair = Pair::start(&world, Wish::default())?;
     let call = Call::start(&world.network.outside, &scratch, Duration::from_secs(60))?;
     pair.goes_on()?;
-    ensure!(call.heard() > 0, "there is no call");
+    let speaks = wait_until(Duration::from_secs(20), Duration::from_millis(10), || call.heard() > 0);
+    ensure!(speaks, "there is no call");
     let mut plane = pair.hosts[1].plane.control()?;
     plane.execute("subscribe", json!({ "events": ["unmuted"] }))?;
     let mut qemu = pair.hosts[1].guest.second_monitor()?;
@@ -103,7 +105,8 @@ fn a_planned_switch_lets_never_both_speak_and_unmutes_first() -> Result<()> {
     ensure!(unmuted.at_ns < runs.at_ns, "the VM ran before its plane was unmuted");
     let heard = call.heard();
     is_late(&mut pair, "the switch")?;
-    ensure!(call.heard() > heard, "the call went silent");
+    let speaks = wait_until(Duration::from_secs(20), Duration::from_millis(10), || call.heard() > heard);
+    ensure!(speaks, "the call went silent");
     let [a, b] = pair.finish()?;
     ensure!(guests(&a) > 0 && guests(&b) > 0, "one of both was never seen");
     scratch.passed();

@@ -2,12 +2,14 @@
 
 mod handover;
 mod interval;
+mod link;
 mod replication;
 mod start;
 mod tables;
 mod verbs;
 
 pub use interval::Interval;
+pub use link::{Decide, GrantArgs, LinkArgs};
 pub use replication::*;
 pub use start::{check, dpdk_version, plane_program};
 

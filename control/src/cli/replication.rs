@@ -1,6 +1,7 @@
 //! The command lines of replication. The programs behind them are in `tidegate-replica`, which `tidegate` becomes: so
 //! the client that people type with links neither TLS nor anything that maps a guest's memory.
 
+use super::link::{GrantArgs, LinkArgs, address};
 use super::{FAILED, Interval, say_error};
 use crate::config::DEFAULT_SOCKET;
 use crate::quantity::span;
@@ -82,18 +83,6 @@ it is over. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
     Observe(ObserveArgs),
 }
 
-/// Who decides that a standby takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decide {
-    /// The standby, once the primary is silent and its lease has ended.
-    Standby,
-    /// A cluster manager or a person: `tidegate failover`.
-    Manager,
-    /// A third host that holds the lease.
-    Witness,
-}
-
 /// How a guest's writable disks are kept in step with its checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -104,35 +93,6 @@ pub enum Disks {
     ReadOnly,
     /// Something else replicates them; --disk-hook is called at each close and commit.
     External,
-}
-
-/// The link to the other host.
-#[derive(Clone, Debug, Args)]
-pub struct LinkArgs {
-    /// Directory of ca.pem, NODE.pem and NODE.key (tidegate certs). Only a link on loopback may do without
-    #[arg(long, value_name = "DIR")]
-    pub certs: Option<PathBuf>,
-    /// This host's name in its certificate [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// The name in the other host's certificate
-    #[arg(long, value_name = "NAME", requires = "certs")]
-    pub peer: Option<String>,
-    /// From one heartbeat to the next
-    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = span)]
-    pub beat: Duration,
-    /// Silence of the other side that counts as its death
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
-    pub dead_after: Duration,
-    /// Who decides about a takeover; both hosts must say the same
-    #[arg(long, value_enum, default_value_t = Decide::Standby)]
-    pub decide: Decide,
-    /// The witness
-    #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"), value_parser = address)]
-    pub witness: Option<SocketAddr>,
-    /// The name in the witness's certificate
-    #[arg(long, value_name = "NAME", default_value = "witness")]
-    pub witness_name: String,
 }
 
 /// The VM and its plane on this host.
@@ -153,75 +113,6 @@ pub struct VmArgs {
     /// Every checkpoint and event as a line of JSON on the standard output
     #[arg(long)]
     pub json: bool,
-}
-
-/// What a standby grants the primary.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct GrantArgs {
-    /// How long one grant lets the primary speak
-    #[arg(long, value_name = "TIME", default_value = "90ms", value_parser = span)]
-    pub term: Duration,
-    /// For how long of it frames may bypass; behind that they wait for the next grant. A call repeats as much when this
-    /// host takes over [default: half of --term, two beats and a quarter at least]
-    #[arg(long, value_name = "TIME", value_parser = span)]
-    pub media_term: Option<Duration>,
-}
-
-/// Reads `ADDRESS:PORT`. A name is not looked up: the other host is dialed again while leases run, and a resolver takes its
-/// time.
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "write the address in numbers and the port, 10.7.0.2:7411 or [fd00::2]:7411; names are not looked up".to_owned()
-    })
-}
-
-impl LinkArgs {
-    /// Refuses times that contradict each other, in words for the command line.
-    pub fn check(&self) -> Result<(), String> {
-        if self.dead_after <= self.beat {
-            return Err(
-                "--dead-after must be longer than --beat: five beats are usual, 100ms and 20ms".into()
-            );
-        }
-        Ok(())
-    }
-
-    /// The same for what is granted over this link.
-    pub fn check_grants(&self, grants: &GrantArgs) -> Result<(), String> {
-        let &GrantArgs { term, media_term } = grants;
-        self.check()?;
-        if term <= self.beat {
-            return Err("--term must be longer than --beat: each beat asks for the next grant".into());
-        }
-        if media_term.is_some_and(|media| media > term) {
-            return Err("--media-term is a part of --term: it cannot be longer".into());
-        }
-        Ok(())
-    }
-
-    /// The same for the side that listens at `here`: nobody from elsewhere is let in without a certificate.
-    pub fn check_listen(&self, here: SocketAddr) -> Result<(), String> {
-        if self.certs.is_none() && !here.ip().is_loopback() {
-            return Err(format!(
-                "{here} is not on loopback: make certificates (tidegate certs) and name them with --certs"
-            ));
-        }
-        Ok(())
-    }
-
-    /// The same for the side that dials `to`: whom it will find there has to be known.
-    pub fn check_dial(&self, to: SocketAddr) -> Result<(), String> {
-        self.check()?;
-        if self.certs.is_some() && self.peer.is_none() {
-            return Err("--certs wants --peer: the name in the other host's certificate".into());
-        }
-        if self.certs.is_none() && !to.ip().is_loopback() {
-            return Err(format!(
-                "{to} is not on loopback: make certificates (tidegate certs) and name them with --certs and --peer"
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// See [`ReplicationCommand::Replicate`].
