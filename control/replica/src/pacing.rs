@@ -181,7 +181,7 @@ mod tests {
         assert!(pacing.interval().abs_diff(ms(380)) < ms(8), "{report}");
         assert_eq!(report["why"], "stand-still", "{report}");
         assert!(report["stands_still_percent"].as_f64().unwrap() <= 5.1, "{report}");
-        assert_eq!(pacing.due(ran, Output::Urges) - ran, ms(80), "not so often that it stands still");
+        assert_eq!(pacing.due(ran, Output::Urges) - ran, ms(180), "not so often that it stands still");
         assert_eq!(pacing.due(ran, Output::Idle) - ran, ms(400));
         assert_eq!(fixed(70).unwrap().report(), json!({ "interval_ms": 70.0, "why": "fixed" }));
     }
