@@ -4,6 +4,7 @@ use crate::cpu_time::CpuTimes;
 use crate::failure::{Failure, Result};
 use crate::frames::{self, Checksums, HEAD, Load};
 use crate::generator::{Answer, Measure, Order, Window};
+use crate::stream;
 use tidegate_dataplane::burst::Burst;
 use tidegate_dataplane::dpdk::{L4, Mbuf, Mempool, PortBurst, Tsc};
 use tidegate_dataplane::port::{BURST, Port};
@@ -66,6 +67,12 @@ impl Source {
                 self.window(pid, warmup_ms, window_ms).map(Answer::Rate)
             }
             Measure::Delay { frames, silence_us } => self.delays(frames, silence_us).map(Answer::Delay),
+            Measure::Stream(plan) => {
+                let no_wire = || Failure::new("a stream needs a wire port that leads back here");
+                let wire = self.wire.as_mut().ok_or_else(no_wire)?;
+                stream::run(plan, &mut self.guest, wire, &self.pool, self.checksums, self.rate)
+                    .map(Answer::Stream)
+            }
         }
     }
 
