@@ -33,6 +33,8 @@ pub struct Source {
     /// Ticks to leave a full ring alone, and until when.
     pause: u64,
     not_before: u64,
+    /// The first call of the next plan.
+    next_call: u16,
 }
 
 impl Source {
@@ -57,6 +59,7 @@ impl Source {
             refused: 0,
             pause: rate.ticks(PAUSE_NS),
             not_before: 0,
+            next_call: stream::FIRST_CALL,
         }
     }
 
@@ -70,7 +73,9 @@ impl Source {
             Measure::Stream(plan) => {
                 let no_wire = || Failure::new("a stream needs a wire port that leads back here");
                 let wire = self.wire.as_mut().ok_or_else(no_wire)?;
-                stream::run(plan, &mut self.guest, wire, &self.pool, self.checksums, self.rate)
+                let first = self.next_call;
+                self.next_call = stream::next(first, plan);
+                stream::run(plan, first, &mut self.guest, wire, &self.pool, self.checksums, self.rate)
                     .map(Answer::Stream)
             }
         }

@@ -22,11 +22,12 @@ const LINGER_NS: u64 = 700_000_000;
 /// What is to be sent.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Calls of 50 packets a second each, at even distances.
+    /// Calls of 50 packets a second each, at even distances. Each time new ones: what a former plan left on its way
+    /// is told from them.
     pub calls: u16,
     /// Packets of each that are reported.
     pub packets: u32,
-    /// TCP acknowledgements a second beside them; 0 for none.
+    /// TCP segments of 60 bytes a second beside them, whose checksums are the guest's; 0 for none.
     pub tcp_per_s: u64,
 }
 
@@ -48,7 +49,7 @@ pub struct Arrival {
 pub struct Arrivals {
     /// In the order in which they came.
     pub packets: Vec<Arrival>,
-    /// Packets that never came.
+    /// Packets to be reported that never came.
     pub lost: u64,
     /// Moments at which the generator did not have its CPU.
     pub hiccups: u64,
@@ -64,17 +65,22 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// False when there is no room for it now.
-    fn send(&mut self, frame: &[u8]) -> bool {
+    /// True when there is room for a frame.
+    fn ready(&mut self) -> bool {
         if self.waiting.len() == BURST {
             self.port.transmit(0, &mut self.waiting);
         }
-        let Some(mut mbuf) = Mbuf::recycled(self.pool, frame.len() as u16) else { return false };
+        self.waiting.len() < BURST
+    }
+
+    /// Without an mbuf the frame is lost.
+    fn send(&mut self, frame: &[u8]) {
+        let Some(mut mbuf) = Mbuf::recycled(self.pool, frame.len() as u16) else { return };
         mbuf.head_mut()[..HEAD].copy_from_slice(&frame[..HEAD]);
         if self.checksums == Checksums::Device {
             mbuf.ask_checksum(14, 20, false, if frame[23] == 17 { L4::Udp } else { L4::Tcp });
         }
-        self.waiting.push(mbuf).is_ok()
+        let _ = self.waiting.push(mbuf); // There is room, see `ready`.
     }
 
     fn flush(&mut self) {
@@ -84,9 +90,21 @@ impl Sender<'_> {
     }
 }
 
-/// Sends it, and waits for what comes out.
+/// The first call that no load of the generator has.
+pub const FIRST_CALL: u16 = 200;
+/// From here on their ports begin anew.
+const LAST_CALL: u16 = 5_000;
+
+/// The number of the first call of the plan after one that began with `first`.
+pub fn next(first: u16, plan: Plan) -> u16 {
+    let next = first + plan.calls;
+    if next > LAST_CALL { FIRST_CALL } else { next }
+}
+
+/// Sends it, and waits for what comes out; the number of the first call is `first`.
 pub fn run(
     plan: Plan,
+    first: u16,
     guest: &mut PortBurst,
     wire: &mut PortBurst,
     pool: &Mempool,
@@ -96,13 +114,17 @@ pub fn run(
     if plan.calls == 0 {
         return Err(Failure::new("a stream needs a call"));
     }
+    if plan.tcp_per_s > 0 && checksums == Checksums::Device {
+        return Err(Failure::new("TCP beside a stream has its checksums from the guest"));
+    }
     let calls = u64::from(plan.calls);
-    let mut voices: Vec<Call> = (0..plan.calls).map(|n| Call::new(n, checksums)).collect();
+    let mut voices: Vec<Call> = (0..plan.calls).map(|n| Call::new(first + n, checksums)).collect();
     let mut ack = frames::Segments::new(60);
     let all = calls * u64::from(plan.packets + PROOF);
     let (every, tcp_every) = (PACKET_NS / calls, 1_000_000_000 / plan.tcp_per_s.max(1));
     let mut sender = Sender { port: guest, pool, checksums, waiting: Burst::new() };
     let mut gaps = Gaps::new(HICCUP_NS, rate);
+    let mut late = vec![false; all as usize];
     let mut arrivals = Arrivals { packets: Vec::with_capacity(all as usize), ..Arrivals::default() };
     // What a former one left on its way.
     let mut arrived = Burst::new();
@@ -120,25 +142,24 @@ pub fn run(
         while wire.receive(0, &mut arrived) > 0 {
             let at_ns = rate.ns(Tsc.now() - start);
             while let Some(frame) = arrived.pop() {
-                let Some((call, index)) = packet_of(frame.head(), plan.calls) else { continue };
+                let Some((call, index)) = packet_of(frame.head(), first, plan.calls) else { continue };
                 came += 1;
                 if index >= PROOF {
                     let due_ns = (u64::from(index) * calls + u64::from(call)) * every;
-                    let touched = gaps.touched(start + rate.ticks(due_ns));
+                    // It went late, or came when nobody looked. Between that it may have been held for long.
+                    let place = (u64::from(index) * calls + u64::from(call)) as usize;
+                    let touched = late.get(place).is_none_or(|late| *late) || gaps.touched(now);
                     arrivals.packets.push(Arrival { call, due_ns, at_ns, touched });
                 }
             }
         }
-        while sent < all && sent * every <= now_ns {
-            if !sender.send(voices[(sent % calls) as usize].packet()) {
-                break;
-            }
+        while sent < all && sent * every <= now_ns && sender.ready() {
+            sender.send(voices[(sent % calls) as usize].packet());
+            late[sent as usize] = gaps.touched(start + rate.ticks(sent * every));
             sent += 1;
         }
-        while plan.tcp_per_s > 0 && sent < all && tcp_sent * tcp_every <= now_ns {
-            if checksums == Checksums::Guest && !sender.send(ack.frame()) {
-                break;
-            }
+        while plan.tcp_per_s > 0 && sent < all && tcp_sent * tcp_every <= now_ns && sender.ready() {
+            sender.send(ack.frame());
             tcp_sent += 1;
         }
         sender.flush();
@@ -146,21 +167,23 @@ pub fn run(
             break;
         }
     }
-    arrivals.lost = all - came.min(all);
+    let reported = calls * u64::from(plan.packets);
+    arrivals.lost = reported - reported.min(arrivals.packets.len() as u64);
     arrivals.hiccups = gaps.count;
     arrivals.hiccup_worst_us = rate.ns(gaps.worst) as f64 / 1e3;
     Ok(arrivals)
 }
 
 /// Which call's packet it is, and the how manieth.
-fn packet_of(frame: &[u8], calls: u16) -> Option<(u16, u32)> {
+fn packet_of(frame: &[u8], first: u16, calls: u16) -> Option<(u16, u32)> {
     let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
     if *frame.get(23)? != 17 || word(12)? != 0x0800 {
         return None;
     }
-    let call = word(36)?.checked_sub(20_000)? / 2;
-    let first = call.wrapping_mul(601).wrapping_add(1);
-    (call < calls).then_some((call, u32::from(word(44)?.wrapping_sub(first))))
+    let number = word(36)?.checked_sub(20_000)? / 2;
+    let call = number.checked_sub(first).filter(|call| *call < calls)?;
+    let begin = number.wrapping_mul(601).wrapping_add(1);
+    Some((call, word(44)?.wrapping_sub(begin).into()))
 }
 
 #[cfg(test)]
@@ -168,15 +191,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_plan_has_calls_of_its_own() {
+        let plan = Plan { calls: 50, packets: 1, tcp_per_s: 0 };
+        assert_eq!((next(FIRST_CALL, plan), next(4_950, plan), next(4_960, plan)), (250, 5_000, FIRST_CALL));
+    }
+
+    #[test]
     fn a_packet_says_whose_it_is() {
         for call in [0, 7, 49] {
-            let mut voice = Call::new(call, Checksums::Guest);
+            let mut voice = Call::new(300 + call, Checksums::Guest);
             for index in 0..300 {
-                assert_eq!(packet_of(voice.packet(), 50), Some((call, index)));
+                assert_eq!(packet_of(voice.packet(), 300, 50), Some((call, index)));
             }
         }
-        assert_eq!(packet_of(&frames::tcp_ack(), 50), None);
-        assert_eq!(packet_of(Call::new(50, Checksums::Guest).packet(), 50), None);
-        assert_eq!(packet_of(&[0; 20], 50), None);
+        assert_eq!(packet_of(&frames::tcp_ack(), 300, 50), None);
+        for other in [0, 299, 350] {
+            assert_eq!(packet_of(Call::new(other, Checksums::Guest).packet(), 300, 50), None);
+        }
+        assert_eq!(packet_of(&[0; 20], 300, 50), None);
     }
 }

@@ -20,6 +20,8 @@ const GIGABIT: Speed = Speed::PerSecond(1e9 / (8.0 * 1538.0));
 const TEN_GIGABIT: Speed = Speed::PerSecond(1e10 / (8.0 * 1538.0));
 /// What a release lets go at once.
 const PILE: u64 = 10_000;
+/// Room for an epoch and its commit at 10 Gbit/s, twice over.
+const HOLD_FRAMES: u64 = 98_304;
 const SIZE: Size = Size { mbufs: 131_071, data_room: 2048, lanes: 1 };
 
 /// Values of each round, by key.
@@ -97,7 +99,7 @@ pub fn measure(plan: &Plan) -> Result<Part> {
 }
 
 fn load() -> Load {
-    Load { streams: CALLS, rtp: RTP, tcp_len: TCP_LEN, ..Load::default() }
+    Load { streams: CALLS, rtp: RTP, tcp_len: TCP_LEN, hold_frames: HOLD_FRAMES, ..Load::default() }
 }
 
 /// RTP's 99th percentile beside TCP at full rate, over that without.

@@ -26,7 +26,7 @@ use figure::{Figure, Part};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -151,7 +151,7 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
         parts,
         short: options.short,
         repeats: plan.repeats,
-        machine: Conditions::now(&options.tidegate, false),
+        machine: machine(&options.tidegate),
         cpus,
         core_round_trip_ns: [before, distance()],
         noise,
@@ -229,6 +229,15 @@ fn lines(report: &Report) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// This machine; which path a frame takes, each part says for itself.
+pub fn machine(tidegate: &Path) -> Conditions {
+    Conditions {
+        path: "see parts".into(),
+        stamps: "software stamps: the CPU's TSC, read by the generator or the rig".into(),
+        ..Conditions::now(tidegate, false)
+    }
 }
 
 /// A directory for one part's sockets and logs.

@@ -27,6 +27,8 @@ pub struct Ledger {
     /// TCP frames too, see [`super::Load::follow_tcp`].
     pub follow_tcp: bool,
     rtp_due: VecDeque<u64>,
+    /// Frames that were on their way when counting began, of RTP and of TCP: nobody's.
+    before: (u64, u64),
     tcp: VecDeque<Waiting>,
     /// Delay of each RTP frame, and whether a hiccup touched it.
     pub rtp: Vec<(u64, bool)>,
@@ -66,6 +68,7 @@ impl Ledger {
             counts: false,
             follow_tcp: false,
             rtp_due: VecDeque::with_capacity(1 << 17),
+            before: (0, 0),
             tcp: VecDeque::with_capacity(1 << 17),
             rtp: kept,
             first: Vec::with_capacity(1 << 16),
@@ -92,7 +95,11 @@ impl Ledger {
         self.gaps.begin(now);
         self.rtp.clear();
         self.first.clear();
+        self.rtp_due.clear();
+        self.tcp.clear();
         (self.held, self.followed, self.reordered) = ((0, 0), 0, 0);
+        let (given, sent) = (self.given, self.sent);
+        self.before = (given.0.saturating_sub(sent.0), given.1.saturating_sub(sent.1));
         (self.given, self.sent, self.starved) = ((0, 0), (0, 0), 0);
     }
 
@@ -110,7 +117,10 @@ impl Ledger {
     pub fn rtp_sent(&mut self, now: u64) {
         self.sent.0 += 1;
         self.last_sent = now;
-        // Frames that were given before this began are nobody's.
+        if self.before.0 > 0 {
+            self.before.0 -= 1;
+            return;
+        }
         if let Some(due) = self.rtp_due.pop_front()
             && self.rtp.len() < KEPT
         {
@@ -142,11 +152,15 @@ impl Ledger {
         if let Some(number) = number {
             self.reordered += u64::from(self.number > 0 && number != self.number.wrapping_add(1));
             self.number = number;
-            if let Some(Waiting { due, epoch }) = self.tcp.pop_front()
-                && !self.gaps.touched(due)
-            {
-                let (first, every, delay) = self.epochs;
-                let commit = first + (epoch - 1) * every + delay;
+            if self.before.1 > 0 {
+                self.before.1 -= 1;
+                return;
+            }
+            let Some(Waiting { due, epoch }) = self.tcp.pop_front() else { return };
+            let (first, every, delay) = self.epochs;
+            let commit = first + (epoch - 1) * every + delay;
+            // What held up the commit is what matters to a frame that waited for it.
+            if !self.gaps.touched(commit) {
                 self.held.0 += u128::from(now.saturating_sub(due));
                 self.held.1 += u128::from(commit.saturating_sub(due));
                 self.followed += 1;
@@ -162,6 +176,7 @@ impl Ledger {
     /// Forgets frames that are on their way.
     pub fn forget(&mut self) {
         self.counts = false;
+        (self.given, self.sent, self.before) = ((0, 0), (0, 0), (0, 0));
         self.rtp_due.clear();
         self.tcp.clear();
         self.number = 0;
@@ -201,5 +216,12 @@ mod tests {
         ledger.tcp_sent(1_540, Some(2));
         assert_eq!((ledger.first.as_slice(), ledger.reordered), (&[(20, false)][..], 2));
         assert_eq!(ledger.held, (1_320 + 930 + 840, 1_300 + 900 + 800));
+        // One is on its way when counting begins anew: the next one's times are its own.
+        ledger.tcp_given(800);
+        ledger.begin(850);
+        ledger.tcp_given(900);
+        ledger.tcp_sent(1_600, Some(3));
+        ledger.tcp_sent(1_610, Some(4));
+        assert_eq!((ledger.held, ledger.followed), ((710, 600), 1));
     }
 }

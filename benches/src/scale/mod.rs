@@ -18,6 +18,7 @@ pub mod plot;
 use crate::core_distance::round_trip_ns;
 use crate::failure::{Context, Failure, Result};
 use crate::machine::{Cpus, Pages, Scratch};
+use crate::ratios::machine;
 use crate::report::row;
 use crate::rig::Ask;
 use crate::rig::client::{Rig, Size};
@@ -97,7 +98,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let repeats = if options.short { 1 } else { options.repeats };
     let deepest = wanted.iter().map(|kind| kind.mbufs(options.short)).max().unwrap_or(0);
     let lanes = wanted.iter().map(|kind| kind.lanes(options.short)).max().unwrap_or(1);
-    let size = Size { mbufs: deepest, data_room: 256, lanes };
+    let size = Size { mbufs: deepest, data_room: 2048, lanes };
     let mut rig = Rig::start(size, cpus, options.pages, &scratch)?;
     let watch = Watch::start();
     let spin = rig.ask(Ask::Spin { ms: if options.short { 100 } else { 2_000 } })?;
@@ -111,7 +112,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         bench: "scale",
         derived: Derived::of(&curves),
         curves,
-        machine: Conditions::now(&options.tidegate, false),
+        machine: machine(&options.tidegate),
         path: PATH,
         pages: rig.pages,
         repeats,
