@@ -9,6 +9,8 @@
 //! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
 //! | [`ratios`] | the nine ratios of the testbed, each under its key |
 //! | [`scale`] | what a frame costs, and a held one takes, as calls, guests, streams and depth grow |
+//! | [`hosts`] | the same traffic between two or three hosts with NICs |
+//! | [`sweep`] | how often a VM should be checkpointed |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
 //! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
@@ -25,6 +27,7 @@ pub mod dut;
 pub mod failure;
 pub mod frames;
 pub mod generator;
+pub mod hosts;
 pub mod idle;
 pub mod machine;
 pub mod memory_lane;
@@ -37,6 +40,7 @@ pub mod scale;
 pub mod source;
 pub mod stats;
 pub mod stream;
+pub mod sweep;
 pub mod testbed;
 pub mod trial;
 pub mod variant;

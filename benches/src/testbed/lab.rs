@@ -8,7 +8,7 @@ use tidegate_tests::guest_image::{GuestImage, Service};
 use tidegate_tests::laboratory::alone;
 use tidegate_tests::process::{Program, Running};
 use tidegate_tests::scratch::Scratch;
-use tidegate_tests::survival::host::{Setting, Snapshot, TELLER_WORDS};
+use tidegate_tests::survival::host::{HOLD_FRAMES, Setting, Snapshot, TELLER_WORDS};
 use tidegate_tests::survival::network::{Network, wire};
 use tidegate_tests::wall_clock::wait_until;
 
@@ -69,7 +69,13 @@ impl Lab {
         if self.guest.is_none() {
             let image = GuestImage::build(&self.programs.teller, Service::Accounts)?;
             let tidegate = &self.programs.tidegate;
-            let setting = Setting { tidegate, image: &image, policy: "bypass-all", guest: "" };
+            let setting = Setting {
+                tidegate,
+                image: &image,
+                policy: "bypass-all",
+                guest: "",
+                hold_frames: HOLD_FRAMES,
+            };
             let snapshot = Snapshot::take(&setting, &self.network)?;
             self.guest = Some((image, snapshot));
         }
@@ -79,7 +85,10 @@ impl Lab {
     /// The booted guest, and what a host under this policy is started with.
     pub fn guest<'a>(&'a self, policy: &'a str) -> Result<(&'a Snapshot, Setting<'a>)> {
         let (image, snapshot) = self.guest.as_ref().ok_or_else(|| Failure::new("no guest was booted"))?;
-        Ok((snapshot, Setting { tidegate: &self.programs.tidegate, image, policy, guest: "" }))
+        Ok((
+            snapshot,
+            Setting { tidegate: &self.programs.tidegate, image, policy, guest: "", hold_frames: HOLD_FRAMES },
+        ))
     }
 
     /// The next server at that address is another one.
