@@ -113,6 +113,72 @@ fn figures_measure_a_call_through_a_replicated_vm_and_draw_it() {
     let _ = std::fs::remove_dir_all(out);
 }
 
+/// Every ratio under its key: measured, or with the reason why not. How fast anything is, is not judged.
+#[test]
+fn ratios_have_every_key_and_say_how_they_were_measured() {
+    if one_cpu() {
+        return;
+    }
+    let report = bench(&["ratios", "--short"]);
+    let keys = "R1_io R1_mac R2_bypass R2_held R3 R3_worst_us R4_gap R4_pdv R5_us R6 R6_first_p99_us R7 R8_pps R8_p99 R9";
+    for key in keys.split(' ') {
+        let figure = &report[key];
+        if key.starts_with("R8") && figure["skipped"].as_str().is_some_and(|why| !why.is_empty()) {
+            eprintln!("SKIPPED: {key}: {}", figure["skipped"]);
+            continue;
+        }
+        for part in ["median", "min", "max"] {
+            assert!(figure[part].as_f64().is_some_and(f64::is_finite), "{key}.{part}: {report}");
+        }
+        assert_eq!(figure["n"], 1, "{key}: {figure}");
+    }
+    // What is no matter of speed: nothing is lost or put in another order, held frames wait as long as they must, and
+    // no longer than the machine makes them; a call that is held has the gap of its epochs.
+    let number = |key: &str| report[key]["median"].as_f64().unwrap_or(f64::NAN);
+    assert_eq!(number("R7_lost"), 0.0, "{report}");
+    assert!((0.99..2.0).contains(&number("R7")), "{report}");
+    let gap = &report["parts"]["epochs"]["gap_ms"]["hiccup_free"][1]["median"];
+    assert!(gap.as_f64().is_some_and(|ms| ms > 300.0), "hold-all at 400 ms: {report}");
+    for stated in ["cpu", "kernel", "dpdk", "stamps"] {
+        assert!(
+            report["machine"][stated].as_str().is_some_and(|text| !text.is_empty()),
+            "{stated}: {report}"
+        );
+    }
+    for (part, ways) in report["parts"].as_object().expect("parts") {
+        assert!(ways["path"].is_string() || part == "bridge", "{part} states its path: {ways}");
+        assert!(report["noise"][part]["hiccups_2ms"].is_u64(), "{part} states the machine's noise: {report}");
+    }
+    assert_eq!((&report["short"], &report["repeats"]), (&true.into(), &1.into()));
+}
+
+#[test]
+fn scale_draws_every_curve_and_derives_what_it_says_it_derives() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scale-{}", std::process::id()));
+    let report = bench(&["scale", "--out", &out.display().to_string(), "--short"]);
+    let curves = report["curves"].as_array().expect("curves");
+    let names: Vec<_> = curves.iter().filter_map(|curve| curve["name"].as_str()).collect();
+    assert_eq!(names, ["calls", "streams", "guests", "epochs", "depth"]);
+    for curve in curves {
+        let points = curve["points"].as_array().expect("points");
+        assert!(points.len() == 2 && points.iter().all(|point| point["cost"]["median"].is_f64()), "{curve}");
+        assert!(curve["why"].as_str().is_some_and(|why| why.len() > 40), "{curve}");
+    }
+    let held = &curves[4]["points"][0]["memory_bytes"];
+    assert!(held.as_f64().is_some_and(|bytes| (2048.0..3000.0).contains(&bytes)), "{held}");
+    assert_eq!(report["derived"]["derived_not_measured"], true, "{report}");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for name in names {
+        assert!(read(&format!("{name}.svg")).contains("ns a frame"), "{name}");
+    }
+    let page = read("scale.html");
+    assert!(page.contains("derived, not measured") && page.contains("Software stamps"), "{page}");
+    let _ = std::fs::remove_dir_all(out);
+}
+
 /// A fixed interval and `auto`, with real checkpoints, calls, signalling and TCP.
 #[test]
 fn sweep_measures_a_replicated_vm_at_a_fixed_interval_and_at_auto() {
