@@ -139,6 +139,7 @@ pub fn run(options: &Options, telling: Telling) -> Result<ExitCode> {
                     open: load.streams == 0,
                     verifies: load.verifies,
                     ruled: load.ruled,
+                    epoch_ms: (50, 5),
                 };
                 let frames_per_s = replay.measure(device, window, &scratch)?;
                 let per_frame = hz / frames_per_s;
@@ -199,8 +200,13 @@ fn instructions() -> Result<cost::Figures> {
     Ok(figures)
 }
 
+/// The circle of RTP that [`Replay`] plays, of so many streams; of TCP for none.
+pub fn circle(streams: u16) -> Vec<Vec<u8>> {
+    Load::new("", streams).frames()
+}
+
 /// Ticks a second, by the clock of the kernel.
-fn tsc_hz() -> f64 {
+pub fn tsc_hz() -> f64 {
     let (start, from) = (Instant::now(), Tsc.now());
     std::thread::sleep(Duration::from_millis(300));
     let (ticks, seconds) = (Tsc.now() - from, start.elapsed().as_secs_f64());

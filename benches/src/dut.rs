@@ -33,6 +33,8 @@ fn memory_mib(pages: Pages) -> u32 {
 pub const EPOCH_MS: u64 = 50;
 /// From their close to their commit.
 pub const COMMIT_DELAY_MS: u64 = 5;
+/// The longest interval of the paper.
+pub const LONG_EPOCH_MS: u64 = 400;
 /// Share of the frames that may be dropped: a generator that loses its CPU for 300 us does not drain the wire.
 const MAY_BE_LOST: f64 = 0.001;
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -49,6 +51,12 @@ pub enum Dut {
     Tidegate,
     /// The same with other keys in its lane: what [`Setup::variant`] says.
     Variant,
+    /// tidegate: policy `realtime`, epochs of 400 ms.
+    Realtime,
+    /// tidegate: policy `hold-all`, epochs of 400 ms.
+    HoldAll,
+    /// tidegate: policy `realtime`, and no epoch ever ends.
+    Still,
 }
 
 impl Dut {
@@ -59,7 +67,21 @@ impl Dut {
             Dut::Mac => "mac",
             Dut::Tidegate => "tidegate",
             Dut::Variant => "variant",
+            Dut::Realtime => "realtime",
+            Dut::HoldAll => "hold-all",
+            Dut::Still => "still",
         }
+    }
+
+    /// Policy and source of its guest, as lines of the configuration.
+    fn guest(self) -> String {
+        let policy = if self == Dut::HoldAll { "hold-all" } else { "realtime" };
+        let source = match self {
+            Dut::Still => "source = \"socket\"".to_owned(),
+            Dut::Realtime | Dut::HoldAll => timer(LONG_EPOCH_MS),
+            _ => timer(EPOCH_MS),
+        };
+        format!("policy = \"{policy}\"\n{source}")
     }
 }
 
@@ -123,10 +145,10 @@ impl Forwarder {
         ];
         let (program, args) = match dut {
             Dut::Io | Dut::Mac => (PathBuf::from("dpdk-testpmd"), testpmd(name, setup, &ports)),
-            Dut::Tidegate | Dut::Variant => {
+            _ => {
                 let file = scratch.path(&format!("{name}.toml"));
                 let keys = if dut == Dut::Variant { setup.variant.join("\n") } else { String::new() };
-                let text = configuration(&keys, setup, &ports, &control);
+                let text = configuration(dut, &keys, setup, &ports, &control);
                 std::fs::write(&file, text).context(|| format!("cannot write {}", file.display()))?;
                 let args = vec!["run".into(), "--config".into(), file.display().to_string()];
                 (setup.tidegate.clone(), args)
@@ -162,18 +184,19 @@ impl Forwarder {
     /// Makes sure that it did the work it is measured for: hardly a frame dropped, media bypassed, the rest held and
     /// released. testpmd has nothing to tell.
     pub fn did_its_work(&self, mix: Mix) -> Result<()> {
-        if !matches!(self.dut, Dut::Tidegate | Dut::Variant) {
+        if matches!(self.dut, Dut::Io | Dut::Mac) {
             return Ok(());
         }
         let sum = |what: &str| self.counters().map(|stats| total(&stats, what));
         let (received, bypassed, dropped) = (sum("received")?, sum("bypassed")?, sum("dropped")?);
         let share = bypassed as f64 / received.max(1) as f64;
         let lost = dropped as f64 / received.max(1) as f64;
-        if lost > MAY_BE_LOST || (share - mix.rtp_share()).abs() > 0.02 {
+        let expected = if self.dut == Dut::HoldAll { 0.0 } else { mix.rtp_share() };
+        if lost > MAY_BE_LOST || (share - expected).abs() > 0.02 {
             return Err(self.running.failed(&format!(
                 "of {received} frames it let {bypassed} bypass and dropped {dropped}; expected were {:.0} % and none, \
                  so its frames a second mean nothing",
-                mix.rtp_share() * 100.0
+                expected * 100.0
             )));
         }
         Ok(())
@@ -230,7 +253,21 @@ fn testpmd(mode: &str, setup: &Setup, ports: &[String]) -> Vec<String> {
     args
 }
 
-fn configuration(lane_keys: &str, setup: &Setup, ports: &[String; 2], control: &Path) -> String {
+fn timer(interval_ms: u64) -> String {
+    format!(
+        "source = \"timer\"\ntimer = {{ interval_ms = {interval_ms}, commit_delay_ms = {COMMIT_DELAY_MS} }}"
+    )
+}
+
+/// What `dut` is started with, between any two ports.
+pub fn configuration(
+    dut: Dut,
+    lane_keys: &str,
+    setup: &Setup,
+    ports: &[String; 2],
+    control: &Path,
+) -> String {
+    let guest_keys = dut.guest();
     let hugepages = if setup.pages == Pages::Huge { "yes" } else { "no" };
     let memory_mib = memory_mib(setup.pages);
     let eal_keys = setup.eal.join("\n");
@@ -247,9 +284,7 @@ socket = "{}"
 [[guest]]
 name = "bench"
 mode = "protected"
-policy = "realtime"
-source = "timer"
-timer = {{ interval_ms = {EPOCH_MS}, commit_delay_ms = {COMMIT_DELAY_MS} }}
+{guest_keys}
 [[guest.lane]]
 guest_port = "{guest}"
 wire_port = "{wire}"

@@ -62,10 +62,16 @@ const TIMESTAMP_AT: usize = SEQUENCE_AT + 2;
 impl Call {
     /// Call number `n`, with ports and SSRC of its own.
     pub fn new(n: u16, checksums: Checksums) -> Call {
+        Call::numbered(n.into(), checksums)
+    }
+
+    /// The same of more calls than there are ports: from 20 000 on only the SSRC is its own.
+    pub fn numbered(n: u32, checksums: Checksums) -> Call {
+        let port = (n % 20_000) as u16;
         let mut rtp = vec![0x80, 8, 0, 0, 0, 0, 0, 0];
-        rtp.extend((0x7191_0000 + u32::from(n)).to_be_bytes());
+        rtp.extend((0x7191_0000 + n).to_be_bytes());
         rtp.extend([0; VOICE]);
-        let mut bytes = udp(10_000 + 2 * n, 20_000 + 2 * n, &rtp);
+        let mut bytes = udp(10_000 + 2 * port, 20_000 + 2 * port, &rtp);
         let base = match checksums {
             Checksums::Guest => Some(u32::from(!be16(&bytes, CHECKSUM_AT))),
             Checksums::Device => {
@@ -73,7 +79,7 @@ impl Call {
                 None
             }
         };
-        Call { bytes, sequence: n.wrapping_mul(601), timestamp: u32::from(n) * 7919, base }
+        Call { bytes, sequence: (n as u16).wrapping_mul(601), timestamp: n.wrapping_mul(7919), base }
     }
 
     /// The next packet.
@@ -94,6 +100,42 @@ impl Call {
         }
         self.bytes[SEQUENCE_AT..SEQUENCE_AT + 2].copy_from_slice(&self.sequence.to_be_bytes());
         self.bytes[TIMESTAMP_AT..TIMESTAMP_AT + 4].copy_from_slice(&self.timestamp.to_be_bytes());
+        &self.bytes
+    }
+}
+
+/// The segments of one TCP connection, of one length: the sequence number goes on, the checksum follows.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    bytes: Vec<u8>,
+    number: u32,
+    /// The checksum's sum without the sequence number.
+    base: u32,
+}
+
+/// Where the sequence number of a segment is, and its checksum.
+pub const NUMBER_AT: usize = 14 + 20 + 4;
+const TCP_CHECKSUM_AT: usize = 14 + 20 + 16;
+
+impl Segments {
+    /// Frames of `len` bytes, from 60 to 1514; the payload is all zeros, see [`HEAD`].
+    pub fn new(len: usize) -> Segments {
+        let mut tcp = vec![];
+        tcp.extend(43_210u16.to_be_bytes());
+        tcp.extend(443u16.to_be_bytes());
+        tcp.extend([0, 0, 0, 0, 0, 0, 0, 2, 0x50, 0x10, 0x20, 0, 0, 0, 0, 0]);
+        tcp.resize(len.clamp(60, 1514) - 34, 0);
+        let base = pseudo(6, tcp.len()) + sum(&tcp);
+        Segments { bytes: ipv4(6, &tcp), number: 0, base }
+    }
+
+    /// The next one.
+    #[inline]
+    pub fn frame(&mut self) -> &[u8] {
+        self.number = self.number.wrapping_add(1);
+        let sum = checksum(self.base + (self.number >> 16) + (self.number & 0xffff));
+        self.bytes[TCP_CHECKSUM_AT..TCP_CHECKSUM_AT + 2].copy_from_slice(&sum.to_be_bytes());
+        self.bytes[NUMBER_AT..NUMBER_AT + 4].copy_from_slice(&self.number.to_be_bytes());
         &self.bytes
     }
 }
@@ -277,6 +319,19 @@ mod tests {
         assert_eq!(kind(&dns_query()), Kind::Udp);
         assert_eq!(kind(&arp_request()), Kind::Arp);
         assert_eq!(kind(&malformed()), Kind::Malformed);
+    }
+
+    #[test]
+    fn segments_are_whole_and_numbered() {
+        for len in [60, 214, 1514] {
+            let mut segments = Segments::new(len);
+            for number in 1..70_000u32 {
+                let frame = segments.frame();
+                assert_eq!((frame.len(), &frame[NUMBER_AT..NUMBER_AT + 4]), (len, &number.to_be_bytes()[..]));
+                assert!(number % 997 > 0 || l4_is_right(frame));
+                assert!(frame[HEAD..].iter().all(|byte| *byte == 0));
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::frames::{Checksums, Mix};
 use crate::machine::Pages;
 use crate::source::Source;
+use crate::stream::{Arrivals, Plan};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc;
 use tidegate_dataplane::dpdk::{
@@ -23,10 +24,10 @@ pub const MEMORY_MIB: u32 = 64;
 /// What the generator is started with.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Order {
-    /// Sockets of the guest ports, one for each device under test
+    /// Sockets of the guest ports, one for each device under test; or `iface:NAME` of a kernel's interface
     #[arg(long, required = true)]
     pub guest: Vec<String>,
-    /// Sockets of their wire ports, when those are vhost ports too
+    /// Sockets of their wire ports, when those are vhost ports too; or `iface:NAME`
     #[arg(long)]
     pub wire: Vec<String>,
     /// What to send
@@ -71,6 +72,8 @@ pub enum Measure {
         /// Microseconds of silence before each, at least; up to twice as many.
         silence_us: u64,
     },
+    /// How calls fare to the wire port, which must lead back here: answered with [`Arrivals`].
+    Stream(Plan),
 }
 
 /// The line that answers.
@@ -80,6 +83,8 @@ pub enum Answer {
     Rate(Window),
     /// To [`Measure::Delay`]: nanoseconds.
     Delay(Vec<u64>),
+    /// To [`Measure::Stream`].
+    Stream(Arrivals),
 }
 
 /// One measurement of frames a second.
@@ -131,7 +136,10 @@ pub fn run(order: &Order) -> Result<()> {
     clear(&pool)?;
     let mut number = 0;
     let mut open = |socket: &String| {
-        let spec = format!("net_virtio_user{number},path={socket},{RING}");
+        let spec = match socket.strip_prefix("iface:") {
+            Some(interface) => format!("net_af_packet{number},iface={interface}"),
+            None => format!("net_virtio_user{number},path={socket},{RING}"),
+        };
         number += 1;
         let config = PortConfig {
             tx_checksums: order.checksums == Checksums::Device,

@@ -7,6 +7,10 @@
 //! | [`mod@classify`] | what looking at a frame costs on one core, over DPDK's own forwarder |
 //! | [`cost`] | instructions for a frame of each class, under callgrind |
 //! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
+//! | [`ratios`] | the nine ratios of the testbed, each under its key |
+//! | [`scale`] | what a frame costs, and a held one takes, as calls, guests, streams and depth grow |
+//! | [`hosts`] | the same traffic between two or three hosts with NICs |
+//! | [`sweep`] | how often a VM should be checkpointed |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
 //! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
@@ -23,14 +27,20 @@ pub mod dut;
 pub mod failure;
 pub mod frames;
 pub mod generator;
+pub mod hosts;
 pub mod idle;
 pub mod machine;
 pub mod memory_lane;
 pub mod process;
+pub mod ratios;
 pub mod replay;
 pub mod report;
+pub mod rig;
+pub mod scale;
 pub mod source;
 pub mod stats;
+pub mod stream;
+pub mod sweep;
 pub mod testbed;
 pub mod trial;
 pub mod variant;

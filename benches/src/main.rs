@@ -4,9 +4,11 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use tidegate_benches::contest::Rules;
 use tidegate_benches::failure::Result;
+use tidegate_benches::hosts::command as hosts;
 use tidegate_benches::report::Telling;
+use tidegate_benches::sweep::command as sweep;
 use tidegate_benches::testbed::figures;
-use tidegate_benches::{ceiling, classify, cost, generator, idle, variant};
+use tidegate_benches::{ceiling, classify, cost, generator, idle, ratios, rig, scale, variant};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Benches of tidegate", max_term_width = 110)]
@@ -79,6 +81,32 @@ enum Bench {
         after_help = "Examples:\n  scripts/bench figures --out /tmp/figures\n  scripts/bench figures --out /tmp/figures --only 6-realtime-400 --length 60s\n\nInterrupted, it goes on with the scenario that was not complete."
     )]
     Figures(figures::Options),
+    /// The nine ratios of the testbed, each under its key, its aim beside it
+    #[command(
+        after_help = "Examples:\n  scripts/bench ratios\n  scripts/bench ratios --only R3,R6 --json\n  scripts/bench ratios --short"
+    )]
+    Ratios {
+        #[command(flatten)]
+        options: ratios::Options,
+        #[command(flatten)]
+        telling: Telling,
+    },
+    /// Cost of a frame and memory of a held one as calls, guests, streams, epochs and depth grow: curves, a report, JSON
+    #[command(
+        after_help = "Examples:\n  scripts/bench scale --out /tmp/scale\n  scripts/bench scale --out /tmp/scale --only depth --json"
+    )]
+    Scale(scale::Options),
+    /// The lane between ports in memory, in a process of its own
+    #[command(hide = true)]
+    Rig(rig::Order),
+    /// The best checkpoint interval: a VM replicated at one after the other, under calls and TCP
+    #[command(
+        after_help = "Examples:\n  scripts/bench sweep --out /tmp/sweep\n  scripts/bench sweep --out /tmp/sweep --intervals 50ms,100ms,auto --calls 1,8 --loads full\n\nInterrupted, it goes on with what was not complete."
+    )]
+    Sweep(sweep::Options),
+    /// Calls, TCP and SIP through a plane between two or three hosts with NICs of their own
+    #[command(subcommand)]
+    Hosts(hosts::Command),
     /// One run of `cost`, to be run by valgrind
     #[command(hide = true)]
     CostRun(cost::Run),
@@ -106,6 +134,14 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Idle { options, telling } => idle::run(&options, telling),
         Bench::Classify { options, telling } => classify::run(&options, telling),
         Bench::Figures(options) => figures::run(&options),
+        Bench::Ratios { options, telling } => ratios::run(&options, telling),
+        Bench::Scale(options) => scale::run(&options),
+        Bench::Rig(order) => {
+            rig::run(&order)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Bench::Sweep(options) => sweep::run(&options),
+        Bench::Hosts(command) => hosts::run(&command),
         Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),
         Bench::Generate(order) => {
             generator::run(&order)?;

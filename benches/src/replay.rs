@@ -83,6 +83,8 @@ pub struct Replay<'a> {
     pub verifies: bool,
     /// With a handful of rules, none of which means media.
     pub ruled: bool,
+    /// The timer: milliseconds of an epoch, and from its end to its commit.
+    pub epoch_ms: (u64, u64),
 }
 
 impl Replay<'_> {
@@ -171,7 +173,7 @@ name = "bench"
 mode = "{mode}"
 policy = "realtime"
 source = "timer"
-timer = {{ interval_ms = 50, commit_delay_ms = 5 }}
+timer = {{ interval_ms = {}, commit_delay_ms = {} }}
 [[guest.lane]]
 guest_port = "{guest}"
 wire_port = "{wire}"
@@ -181,6 +183,8 @@ streams = 65536
 verify_checksums = {}
 {}"#,
             control.display(),
+            self.epoch_ms.0,
+            self.epoch_ms.1,
             POOL - 8192,
             self.verifies,
             if self.ruled { RULES } else { "" },

@@ -4,6 +4,7 @@ use crate::cpu_time::CpuTimes;
 use crate::failure::{Failure, Result};
 use crate::frames::{self, Checksums, HEAD, Load};
 use crate::generator::{Answer, Measure, Order, Window};
+use crate::stream;
 use tidegate_dataplane::burst::Burst;
 use tidegate_dataplane::dpdk::{L4, Mbuf, Mempool, PortBurst, Tsc};
 use tidegate_dataplane::port::{BURST, Port};
@@ -32,6 +33,8 @@ pub struct Source {
     /// Ticks to leave a full ring alone, and until when.
     pause: u64,
     not_before: u64,
+    /// The first call of the next plan.
+    next_call: u16,
 }
 
 impl Source {
@@ -56,6 +59,7 @@ impl Source {
             refused: 0,
             pause: rate.ticks(PAUSE_NS),
             not_before: 0,
+            next_call: stream::FIRST_CALL,
         }
     }
 
@@ -66,6 +70,14 @@ impl Source {
                 self.window(pid, warmup_ms, window_ms).map(Answer::Rate)
             }
             Measure::Delay { frames, silence_us } => self.delays(frames, silence_us).map(Answer::Delay),
+            Measure::Stream(plan) => {
+                let no_wire = || Failure::new("a stream needs a wire port that leads back here");
+                let wire = self.wire.as_mut().ok_or_else(no_wire)?;
+                let first = self.next_call;
+                self.next_call = stream::next(first, plan);
+                stream::run(plan, first, &mut self.guest, wire, &self.pool, self.checksums, self.rate)
+                    .map(Answer::Stream)
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use crate::frames::Mix;
 use crate::generator::{Answer, Measure, Request, Window};
 use crate::machine::Scratch;
 use crate::process::Running;
+use crate::stream::{Arrivals, Plan};
 use std::time::Duration;
 
 /// Below this share of its CPU a polling thread was disturbed.
@@ -104,7 +105,7 @@ impl Arena {
         let (pid, window_ms) = (self.devices[device].pid(), window.as_millis() as u64);
         match self.ask(device, Measure::Rate { pid, warmup_ms: WARMUP_MS, window_ms })? {
             Answer::Rate(window) => Ok(window),
-            Answer::Delay(_) => Err(Failure::new("the generator answered something else")),
+            _ => Err(Failure::new("the generator answered something else")),
         }
     }
 
@@ -115,7 +116,18 @@ impl Arena {
         self.devices[n].freeze()?;
         match answer? {
             Answer::Delay(delays) => Ok(delays),
-            Answer::Rate(_) => Err(Failure::new("the generator answered something else")),
+            _ => Err(Failure::new("the generator answered something else")),
+        }
+    }
+
+    /// How calls fared through device `n`; see [`Measure::Stream`].
+    pub fn stream(&mut self, n: usize, plan: Plan) -> Result<Arrivals> {
+        self.devices[n].wake()?;
+        let answer = self.ask(n, Measure::Stream(plan));
+        self.devices[n].freeze()?;
+        match answer? {
+            Answer::Stream(arrivals) => Ok(arrivals),
+            _ => Err(Failure::new("the generator answered something else")),
         }
     }
 

@@ -81,13 +81,13 @@ impl GuestImage {
     }
 }
 
-struct Entry {
-    mode: u32,
-    content: Vec<u8>,
+pub(crate) struct Entry {
+    pub(crate) mode: u32,
+    pub(crate) content: Vec<u8>,
 }
 
 /// The contents of the archive by name, without a leading slash.
-type Files = BTreeMap<String, Entry>;
+pub(crate) type Files = BTreeMap<String, Entry>;
 
 fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     let mut files = Files::new();
@@ -128,7 +128,7 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     }
     let root = PathBuf::from(format!("/lib/modules/{release}"));
     let mut order = String::new();
-    for module in load_order(&root)? {
+    for module in load_order(&root, &MODULES)? {
         let name = module.rsplit('/').next().unwrap_or(&module);
         put(&format!("lib/modules/{name}"), 0o644, read(&root.join(&module), "linux-image-cloud-amd64")?);
         order.push_str(name);
@@ -160,11 +160,11 @@ fn modules(service: Service) -> Vec<(PathBuf, &'static str)> {
     }
 }
 
-fn read(path: &Path, package: &str) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, package: &str) -> Result<Vec<u8>> {
     fs::read(path).context(|| format!("cannot read {} (it belongs to {package})", path.display()))
 }
 
-fn which(program: &str, package: &str) -> Result<PathBuf> {
+pub(crate) fn which(program: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|directory| directory.join(program))
@@ -199,18 +199,18 @@ fn newest_cloud_kernel() -> Result<String> {
     })
 }
 
-/// [`MODULES`] and all they need, each after what it needs, as paths below the modules' root.
-fn load_order(root: &Path) -> Result<Vec<String>> {
+/// These modules and all they need, each after what it needs, as paths below the modules' root. What is built in is there.
+pub(crate) fn load_order(root: &Path, modules: &[&str]) -> Result<Vec<String>> {
     let list = root.join("modules.dep");
     let text =
         fs::read_to_string(&list).context(|| format!("cannot read {} (run depmod)", list.display()))?;
     let mut order = Vec::new();
-    for wanted in MODULES {
+    for wanted in modules {
         let line = text
             .lines()
             .find(|line| {
                 let file = line.split(':').next().unwrap_or("").rsplit('/').next().unwrap_or("");
-                file.strip_suffix(".ko").is_some_and(|name| name == wanted)
+                file.strip_suffix(".ko").is_some_and(|name| name == *wanted)
             })
             .ok_or_else(|| Failure::new(format!("{} names no module {wanted}.ko", list.display())))?;
         // "module: needed later first", so that the reversed line is an order to load in.
@@ -223,7 +223,7 @@ fn load_order(root: &Path) -> Result<Vec<String>> {
     Ok(order)
 }
 
-fn write_archive(path: &Path, files: Files) -> Result<()> {
+pub(crate) fn write_archive(path: &Path, files: Files) -> Result<()> {
     let mut directories = BTreeSet::new();
     for name in files.keys() {
         directories.extend(Path::new(name).ancestors().skip(1).map(|up| up.to_string_lossy().into_owned()));

@@ -2,18 +2,17 @@
 //! plane. Its memory is a file that the plane maps, and that the laboratory reads counters from.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::beacon_record::{PAGE, page_magic};
 use crate::failure::{Context, Failure, Result};
 use crate::guest_image::GuestImage;
-use crate::process::{Program, Running, tail};
+use crate::process::{Program, Running};
 use crate::qmp::Qmp;
 use crate::scratch::Scratch;
+use crate::serial_line::SerialLine;
 use crate::wall_clock::wait_until;
 
 const READY: &str = "GUEST-READY";
@@ -78,12 +77,10 @@ pub struct Plan {
 /// A running guest.
 pub struct Guest {
     running: Running,
-    serial: UnixStream,
-    serial_log: PathBuf,
+    line: SerialLine,
     memory_file: PathBuf,
     monitor: PathBuf,
     second_monitor: PathBuf,
-    commands: u32,
     // Holds the guest's memory; goes when the guest does.
     _memory: Scratch,
 }
@@ -95,8 +92,6 @@ impl Guest {
         let memory_file = memory.file("ram");
         let monitor = scratch.file(&format!("{label}.qmp"));
         let second_monitor = scratch.file(&format!("{label}-2.qmp"));
-        let serial_socket = scratch.file(&format!("{label}.tty"));
-        let serial_log = scratch.file(&format!("{label}-serial.log"));
         let size = plan.memory_mib;
         let mut program = Program::new("qemu-system-x86_64")
             .args("-accel tcg -cpu max -smp 1 -nodefaults -display none -no-user-config")
@@ -108,11 +103,7 @@ impl Guest {
             ))
             .args("-machine pc,memory-backend=mem")
             .arg("-chardev")
-            .arg(format!(
-                "socket,id=tty,path={},server=on,wait=off,logfile={}",
-                serial_socket.display(),
-                serial_log.display()
-            ))
+            .arg(SerialLine::option("tty", scratch, label))
             .args("-serial chardev:tty -qmp")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .arg("-qmp")
@@ -132,22 +123,8 @@ impl Guest {
             }
         }
         let mut running = program.start(scratch, label)?;
-        let mut serial = None;
-        wait_until(Duration::from_secs(20), Duration::from_millis(10), || {
-            serial = UnixStream::connect(&serial_socket).ok();
-            serial.is_some() || running.ended().is_some()
-        });
-        let serial = serial.ok_or_else(|| running.failure("opened no serial line"))?;
-        Ok(Guest {
-            running,
-            serial,
-            serial_log,
-            memory_file,
-            monitor,
-            second_monitor,
-            commands: 0,
-            _memory: memory,
-        })
+        let line = SerialLine::connect(scratch, label, &mut running)?;
+        Ok(Guest { running, line, memory_file, monitor, second_monitor, _memory: memory })
     }
 
     /// True when boot number `boot`, counted from 1, has ended: a reset starts the next one. A failure
@@ -165,24 +142,7 @@ impl Guest {
 
     /// Runs a shell command in the guest; its output, or a failure unless it exits with 0.
     pub fn command(&mut self, line: &str, timeout: Duration) -> Result<String> {
-        self.commands += 1;
-        let from = self.serial().len();
-        let id = self.commands;
-        writeln!(self.serial, "{id} {line}").context(|| "cannot write to the serial line".to_owned())?;
-        let done = format!("TG-DONE {id} ");
-        let mut answer = None;
-        wait_until(timeout, Duration::from_millis(5), || {
-            let log = self.serial();
-            answer = log[from..].split_once(&done).and_then(|(output, rest)| {
-                let (status, _) = rest.split_once('\n')?;
-                Some((output.to_owned(), status.trim().to_owned()))
-            });
-            answer.is_some()
-        });
-        let (output, status) =
-            answer.ok_or_else(|| self.complaint(&format!("did not finish {line:?} within {timeout:?}")))?;
-        crate::ensure!(status == "0", "`{line}` in the guest ended with {status}:\n{output}");
-        Ok(output)
+        self.line.command(line, timeout)
     }
 
     /// The file that is the guest's memory.
@@ -239,14 +199,12 @@ impl Guest {
 
     /// All that came over the serial line.
     pub fn serial(&self) -> String {
-        std::fs::read(&self.serial_log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        self.line.text()
     }
 
     /// A failure that shows the end of the serial log.
     pub fn complaint(&self, what: &str) -> Failure {
-        Failure::new(format!("the guest {what}\n{}", tail(&self.serial_log)))
+        self.line.complaint(what)
     }
 }
 

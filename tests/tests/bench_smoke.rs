@@ -113,6 +113,171 @@ fn figures_measure_a_call_through_a_replicated_vm_and_draw_it() {
     let _ = std::fs::remove_dir_all(out);
 }
 
+/// Every ratio under its key: measured, or with the reason why not. How fast anything is, is not judged.
+#[test]
+fn ratios_have_every_key_and_say_how_they_were_measured() {
+    if one_cpu() {
+        return;
+    }
+    let report = bench(&["ratios", "--short"]);
+    let keys = "R1_io R1_mac R2_bypass R2_held R3 R3_worst_us R4_gap R4_pdv R5_us R6 R6_first_p99_us R7 R8_pps R8_p99 R9";
+    for key in keys.split(' ') {
+        let figure = &report[key];
+        if key.starts_with("R8") && figure["skipped"].as_str().is_some_and(|why| !why.is_empty()) {
+            eprintln!("SKIPPED: {key}: {}", figure["skipped"]);
+            continue;
+        }
+        for part in ["median", "min", "max"] {
+            assert!(figure[part].as_f64().is_some_and(f64::is_finite), "{key}.{part}: {report}");
+        }
+        assert_eq!(figure["n"], 1, "{key}: {figure}");
+    }
+    // What is no matter of speed: nothing is lost or put in another order, held frames wait as long as they must, and
+    // no longer than the machine makes them; a call that is held has the gap of its epochs.
+    let number = |key: &str| report[key]["median"].as_f64().unwrap_or(f64::NAN);
+    assert_eq!(number("R7_lost"), 0.0, "{report}");
+    assert!((0.99..2.0).contains(&number("R7")), "{report}");
+    let gap = &report["parts"]["epochs"]["gap_ms"]["hiccup_free"][1]["median"];
+    assert!(gap.as_f64().is_some_and(|ms| ms > 300.0), "hold-all at 400 ms: {report}");
+    for stated in ["cpu", "kernel", "dpdk", "stamps"] {
+        assert!(
+            report["machine"][stated].as_str().is_some_and(|text| !text.is_empty()),
+            "{stated}: {report}"
+        );
+    }
+    for (part, ways) in report["parts"].as_object().expect("parts") {
+        assert!(ways["path"].is_string() || part == "bridge", "{part} states its path: {ways}");
+        assert!(report["noise"][part]["hiccups_2ms"].is_u64(), "{part} states the machine's noise: {report}");
+    }
+    assert_eq!((&report["short"], &report["repeats"]), (&true.into(), &1.into()));
+}
+
+#[test]
+fn scale_draws_every_curve_and_derives_what_it_says_it_derives() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scale-{}", std::process::id()));
+    let report = bench(&["scale", "--out", &out.display().to_string(), "--short"]);
+    let curves = report["curves"].as_array().expect("curves");
+    let names: Vec<_> = curves.iter().filter_map(|curve| curve["name"].as_str()).collect();
+    assert_eq!(names, ["calls", "streams", "guests", "epochs", "depth"]);
+    for curve in curves {
+        let points = curve["points"].as_array().expect("points");
+        assert!(points.len() == 2 && points.iter().all(|point| point["cost"]["median"].is_f64()), "{curve}");
+        assert!(curve["why"].as_str().is_some_and(|why| why.len() > 40), "{curve}");
+    }
+    let held = &curves[4]["points"][0]["memory_bytes"];
+    assert!(held.as_f64().is_some_and(|bytes| (2048.0..3000.0).contains(&bytes)), "{held}");
+    assert_eq!(report["derived"]["derived_not_measured"], true, "{report}");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for name in names {
+        assert!(read(&format!("{name}.svg")).contains("ns a frame"), "{name}");
+    }
+    let page = read("scale.html");
+    assert!(page.contains("derived, not measured") && page.contains("Software stamps"), "{page}");
+    let _ = std::fs::remove_dir_all(out);
+}
+
+/// A fixed interval and `auto`, with real checkpoints, calls, signalling and TCP.
+#[test]
+fn sweep_measures_a_replicated_vm_at_a_fixed_interval_and_at_auto() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sweep-{}", std::process::id()));
+    let dir = out.display().to_string();
+    let arguments = [
+        "sweep",
+        "--out",
+        &dir,
+        "--intervals",
+        "100ms,auto",
+        "--calls",
+        "2",
+        "--loads",
+        "paced",
+        "--length",
+        "2s",
+    ];
+    let report = bench(&arguments);
+    let cells = report["cells"].as_array().expect("cells");
+    assert_eq!((cells.len(), &report["missing"]), (2, &Value::Array(vec![])), "{report}");
+    let positive = |cell: &Value, path: &str| {
+        let value = cell.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}: {cell}"));
+        assert!(value > 0.0, "{path}: {cell}");
+    };
+    for cell in cells {
+        for path in [
+            "/interval_ms",
+            "/checkpoints",
+            "/pause_ms/median",
+            "/committed_after_ms/median",
+            "/checkpoint_bytes/median",
+            "/tcp_outward_mbit",
+            "/transaction/p50_ms",
+            "/transaction/n",
+            "/signalling/p50_ms",
+            "/signalling/n",
+            "/held/max_bytes",
+            "/voice/mos_60/min",
+        ] {
+            positive(cell, path);
+        }
+        assert_eq!(cell["voice"]["heard"], 2, "{cell}");
+    }
+    let advice = &report["verdict"]["advice"][0];
+    let says = advice["calls_come_ms"].as_f64().expect("the rule says something");
+    assert!(
+        (25.0..=400.0).contains(&says) && advice["auto_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+        "{advice}"
+    );
+    let told = std::fs::read_to_string(out.join("auto/calls-2-tcp-paced/primary.jsonl"))
+        .expect("raw samples are kept");
+    assert!(told.contains("\"interval_ms\""), "{told}");
+    let page = std::fs::read_to_string(out.join("sweep.html")).expect("a report");
+    assert!(page.contains("INVITE to 200 OK") && out.join("signalling.svg").exists());
+    assert_eq!(bench(&arguments), report, "what is complete is not measured again");
+    let _ = std::fs::remove_dir_all(out);
+}
+
+/// Generator, plane and sink as three namespaces, each led over its control port.
+#[test]
+fn hosts_put_calls_tcp_and_sip_through_a_plane_and_keep_every_packet() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hosts-{}", std::process::id()));
+    std::fs::create_dir_all(&out).expect("a directory below target/tmp");
+    let runs = out.join("runs.toml");
+    let text = "[[run]]\nname = \"short\"\npolicy = \"realtime\"\ninterval = \"100ms\"\nlength = \"3s\"\ncalls = 20\n\
+                tcp = \"2M\"\ntransactions = 20\nsip = 4\n";
+    std::fs::write(&runs, text).expect("the runs");
+    let (dir, file) = (out.display().to_string(), runs.display().to_string());
+    let arguments = ["hosts", "local", "--out", &dir, "--runs", &file];
+    let report = bench(&arguments);
+    let run = &report["runs"][0];
+    assert_eq!((&run["kept"], &report["missing"]), (&Value::Null, &Value::Array(vec![])), "{report}");
+    for way in ["outward", "inward"] {
+        let number = |key: &str| run[way][key].as_u64().unwrap_or_else(|| panic!("{way}.{key}: {run}"));
+        assert_eq!(number("calls"), 20, "{way}: {run}");
+        assert!(number("sent") >= 1000 && number("lost") * 10 < number("sent"), "{way}: {run}");
+        assert!(run[way]["latency"]["p50_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{way}: {run}");
+    }
+    assert!(run["tcp_mbit"].as_f64().is_some_and(|mbit| mbit > 0.1), "{run}");
+    for (key, least) in [("transactions", 10), ("sip_tcp", 3), ("sip_udp", 3)] {
+        assert!(run[key]["n"].as_u64().is_some_and(|n| n >= least), "{key}: {run}");
+    }
+    // What is held waits for an epoch's commit; media does not.
+    let p50 = |value: &Value| value["p50_ms"].as_f64().unwrap_or_default();
+    assert!(p50(&run["transactions"]) > 10.0, "transactions were held: {run}");
+    let kept = std::fs::metadata(out.join("short/sink-received.bin")).expect("raw samples are kept").len();
+    assert!(kept >= 24 * 1000, "{kept}");
+    assert!(std::fs::read_to_string(out.join("hosts.html")).expect("a report").contains("short"));
+    assert_eq!(bench(&arguments), report, "what is complete is not run again");
+    let _ = std::fs::remove_dir_all(out);
+}
+
 #[test]
 fn a_wrong_name_is_wrong_use() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");

@@ -24,7 +24,7 @@ const DELTA: Area = Area { top: 204.0, bottom: 332.0 };
 const DECADES: std::ops::RangeInclusive<i32> = -2..=3;
 
 /// Light, and dark where the reader's system is. The report has the same names.
-const CLASSES: &str = "
+pub(crate) const CLASSES: &str = "
 .tg{--ink:#1c2430;--soft:#657083;--line:#dfe4ea;--paper:#ffffff;--jitter:#2563b8;--delta:#0f8a6a;--bad:#c8322b;--sla:#b26b00}
 @media (prefers-color-scheme:dark){.tg{--ink:#e8ecf1;--soft:#98a3b3;--line:#2d3744;--paper:#161c24;--jitter:#76aef5;--delta:#4fd0a8;--bad:#ff7b72;--sla:#f0b04c}}
 .tg text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:var(--soft)}
@@ -101,12 +101,14 @@ pub fn draw(voice: &Voice, labels: Labels<'_>) -> String {
         .to_string()
 }
 
-fn line(class: &str, from: (f64, f64), to: (f64, f64)) -> Line {
+/// A straight line of a class.
+pub fn line(class: &str, from: (f64, f64), to: (f64, f64)) -> Line {
     let [x1, y1, x2, y2] = [from.0, from.1, to.0, to.1].map(|at| format!("{at:.1}"));
     Line::new().set("class", class).set("x1", x1).set("y1", y1).set("x2", x2).set("y2", y2)
 }
 
-fn word(x: f64, y: f64, anchor: &str, class: &str, text: &str) -> Text {
+/// A text of a class.
+pub fn word(x: f64, y: f64, anchor: &str, class: &str, text: &str) -> Text {
     let (x, y) = (format!("{x:.1}"), format!("{y:.1}"));
     Text::new(text).set("class", class).set("x", x).set("y", y).set("text-anchor", anchor)
 }

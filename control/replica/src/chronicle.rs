@@ -73,10 +73,11 @@ impl Chronicle {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             data["event"] = json!(event);
             data["at_ns"] = json!(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
-            // A reader that went away is no reason to stop replicating.
+            // In one piece: xl writes to the same standard error. A reader that went away is no reason to stop replicating.
+            let line = format!("{data}\n");
             let _ = match self.aside {
-                true => writeln!(std::io::stderr(), "{data}"),
-                false => writeln!(std::io::stdout(), "{data}"),
+                true => std::io::stderr().write_all(line.as_bytes()),
+                false => std::io::stdout().write_all(line.as_bytes()),
             };
         } else {
             log::info!("{}: {event} {data}", self.process);

@@ -36,6 +36,9 @@ pub fn execute(command: ReplicationCommand) -> ExitCode {
                 primary::End::Failed(reason) => Err(reason),
             })
         }
+        ReplicationCommand::XenRemus(args) => {
+            Orders::listen().and_then(|orders| crate::xen::remus::run(&args, &orders))
+        }
         ReplicationCommand::XenReceive(args) => {
             Orders::listen().and_then(|orders| match standby::xen::run(*args, &orders)? {
                 standby::End::Stopped(_) => Ok(()),
@@ -56,7 +59,7 @@ fn json(command: &ReplicationCommand) -> bool {
         ReplicationCommand::Replicate(args) => args.vm.json,
         ReplicationCommand::Standby(args) => args.vm.json,
         // Its standard output is xl's: not a word of ours.
-        ReplicationCommand::XenSend(_) => false,
+        ReplicationCommand::XenSend(_) | ReplicationCommand::XenRemus(_) => false,
         ReplicationCommand::XenReceive(args) => args.json,
         ReplicationCommand::Failover(args) => args.json,
         ReplicationCommand::Replication(args) => args.json,

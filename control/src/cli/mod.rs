@@ -1,12 +1,14 @@
 //! The command line of `tidegate`.
 
 mod handover;
+mod interval;
 mod link;
 mod replication;
 mod start;
 mod tables;
 mod verbs;
 
+pub use interval::Interval;
 pub use link::{Decide, GrantArgs, LinkArgs};
 pub use replication::*;
 pub use start::{check, dpdk_version, plane_program};

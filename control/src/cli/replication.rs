@@ -2,7 +2,7 @@
 //! the client that people type with links neither TLS nor anything that maps a guest's memory.
 
 use super::link::{GrantArgs, LinkArgs, address};
-use super::{FAILED, say_error};
+use super::{FAILED, Interval, say_error};
 use crate::config::DEFAULT_SOCKET;
 use crate::quantity::span;
 use clap::{Args, Subcommand, ValueEnum};
@@ -22,6 +22,13 @@ pub enum ReplicationCommand {
     #[command(after_help = "Examples:
   tidegate replicate --qmp /run/pbx.qmp --to 10.7.0.2:7411 --certs /etc/tidegate/certs --peer host-b
   tidegate replicate --guest pbx --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval 50ms --json
+  tidegate replicate --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval auto --floor 25ms --ceiling 400ms
+
+--interval auto measures, smooths and decides after each checkpoint, between --floor and --ceiling: sqrt(2 * pause * 1 s)
+costs a guest least that stands still in each pause and whose output waits for the next (250 ms instead of 1 s while calls
+are set up). Shorter so that SIP's answers leave within 250 ms and the hold queue stays half empty; longer so that the
+guest stands still for 10 % of its time at most, 5 % while it speaks, and that a slow link keeps up. tidegate replication
+shows the interval and what decided about it; --json tells each change as an event `interval`.
 
 The VM's RAM must be a shared file: -object memory-backend-file,id=mem,size=4G,share=on,mem-path=/dev/shm/pbx
 -machine memory-backend=mem. Ends with SIGTERM or SIGINT: the standby is told that it cannot take over any more, and the
@@ -42,6 +49,14 @@ its vhost-user socket with mode = \"muted\". After a promotion the process stays
 xl starts it and waits until the other side is ready. The domain must be PVH (Xen replicates no PV guest here, and an HVM
 guest's device model is not followed). Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
     XenSend(Box<XenSendArgs>),
+    /// Protect a Xen domain: start `xl remus` with xen-send as its transport, watch both, and never leave the domain suspended
+    #[command(after_help = "Examples, as root on the Dom0 where the domain runs:
+  tidegate xen-remus pbx 10.7.0.2:7413 --interval 200ms --certs /etc/tidegate/certs --peer host-b
+  tidegate xen-remus pbx --rescue          its xl was killed: let it run again if it is suspended
+
+Ends with SIGTERM or SIGINT: the backup is told that it cannot take over any more, and the domain goes on unprotected. Exit
+codes: 0 ended when asked, 1 failed, 2 wrong use.")]
+    XenRemus(Box<XenRemusArgs>),
     /// Be the backup of a Xen domain: feed complete checkpoints to `xl migrate-receive`, and have it start the domain when
     /// its primary is dead
     #[command(after_help = "Example, as root on the backup's Dom0:
@@ -120,9 +135,9 @@ pub struct ReplicateArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub link: LinkArgs,
-    /// From one checkpoint to the next
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
-    pub interval: Duration,
+    /// From one checkpoint to the next; `auto` follows what a checkpoint costs and what waits for it, see below
+    #[arg(long, value_name = "TIME|auto", default_value = "100ms")]
+    pub interval: Interval,
     /// The earliest next one, when output waits and asks for it
     #[arg(long, value_name = "TIME", default_value = "40ms", value_parser = span)]
     pub floor: Duration,
@@ -190,6 +205,17 @@ pub struct StandbyArgs {
 /// See [`ReplicationCommand::XenSend`].
 #[derive(Clone, Debug, Args)]
 pub struct XenSendArgs {
+    /// The backup host
+    #[arg(long, value_name = "ADDR")]
+    pub to: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub send: SendArgs,
+}
+
+/// What `xen-send` is told by whoever starts it, and `xen-remus` by a person.
+#[derive(Clone, Debug, Args)]
+pub struct SendArgs {
     /// The plane's control socket
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
@@ -199,9 +225,6 @@ pub struct XenSendArgs {
     /// Become the guest's controller even if another process is
     #[arg(long)]
     pub takeover: bool,
-    /// The backup host
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    pub to: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub link: LinkArgs,
@@ -214,6 +237,85 @@ pub struct XenSendArgs {
     /// Every checkpoint and event as a line of JSON on the standard error: the standard output is xl's
     #[arg(long)]
     pub json: bool,
+}
+
+impl SendArgs {
+    /// The words that say the same.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut say = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+        let time = |span: Duration| format!("{}us", span.as_micros());
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        say("--socket", path(&self.socket));
+        say("--desk", path(&self.desk));
+        say("--stalled-after", time(self.stalled_after));
+        let link = &self.link;
+        say("--beat", time(link.beat));
+        say("--dead-after", time(link.dead_after));
+        let decide = link.decide.to_possible_value();
+        say("--decide", decide.map(|value| value.get_name().to_owned()).unwrap_or_default());
+        say("--witness-name", link.witness_name.clone());
+        let given = [
+            ("--guest", self.guest.clone()),
+            ("--certs", link.certs.as_ref().map(path)),
+            ("--node", link.node.clone()),
+            ("--peer", link.peer.clone()),
+            ("--witness", link.witness.map(|at| at.to_string())),
+        ];
+        for (flag, value) in given {
+            if let Some(value) = value {
+                say(flag, value);
+            }
+        }
+        let flags = [("--takeover", self.takeover), ("--json", self.json)];
+        words.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
+        words
+    }
+}
+
+/// See [`ReplicationCommand::XenRemus`].
+#[derive(Clone, Debug, Args)]
+pub struct XenRemusArgs {
+    /// The domain's name or number
+    #[arg(value_name = "DOM")]
+    pub domain: String,
+    /// The backup host, where `tidegate xen-receive` listens
+    #[arg(value_name = "BACKUP", required_unless_present = "rescue")]
+    pub backup: Option<SocketAddr>,
+    /// From the end of one checkpoint to the next
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = span)]
+    pub interval: Duration,
+    /// A domain that stands still for so long is let run, unprotected: longer than any checkpoint takes
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = span)]
+    pub suspended_at_most: Duration,
+    /// Protect nothing: let the domain run again if it is suspended, and end. For after a crash, and for ExecStopPost
+    #[arg(long)]
+    pub rescue: bool,
+    /// Xen's tool
+    #[arg(long, value_name = "PROGRAM", default_value = "xl")]
+    pub xl: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub send: SendArgs,
+}
+
+impl XenRemusArgs {
+    /// Refuses what contradicts itself, in words for the command line.
+    pub fn check(&self) -> Result<(), String> {
+        if self.interval.as_millis() == 0 {
+            return Err("--interval must be a millisecond or longer".into());
+        }
+        match self.backup {
+            Some(backup) => self.send.link.check_dial(backup),
+            None => Ok(()),
+        }
+    }
+
+    /// The words of the xen-send that xl starts.
+    pub fn send_words(&self) -> Vec<String> {
+        let to = self.backup.map(|backup| ["--to".to_owned(), backup.to_string()]);
+        to.into_iter().flatten().chain(self.send.words()).collect()
+    }
 }
 
 /// See [`ReplicationCommand::XenReceive`].
@@ -362,3 +464,6 @@ pub(super) fn hand_over() -> ExitCode {
     say_error(&format!("cannot start {}: {error}", program.display()));
     ExitCode::from(FAILED)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,13 @@ fn hugepages(host: &Host) -> Check {
     const CHECK: &str = "hugepages";
     const MEND: &str = "scripts/hugepages reserve --size 2M --mb 512";
     let sizes = host.names("sys/kernel/mm/hugepages");
+    if sizes.is_empty() && super::dom0::is_pv(host) {
+        return Check::warn(
+            CHECK,
+            "a PV Dom0 has none, whatever its kernel can: plain pages; kernel ports (af_packet) do without",
+            "in tidegate.toml: [eal] hugepages = \"no\"; for a physical NIC boot Xen with dom0=pvh, or leave it to the kernel",
+        );
+    }
     if sizes.is_empty() {
         return Check::warn(
             CHECK,
@@ -84,6 +91,18 @@ mod tests {
             fs::write(dir.join("free_hugepages"), format!("{free}\n")).expect("written");
             assert_eq!(hugepages(&host).state, state, "{free} of {all}");
         }
+    }
+
+    #[test]
+    fn a_pv_dom0_is_not_told_to_boot_another_kernel() {
+        let root = tempfile::tempdir().expect("a directory");
+        let host = Host::bare(root.path());
+        assert!(hugepages(&host).mend.contains("CONFIG_HUGETLBFS"));
+        let kind = root.path().join("sys/hypervisor/guest_type");
+        fs::create_dir_all(kind.parent().expect("a directory"))
+            .and_then(|()| fs::write(&kind, "PV\n"))
+            .expect("written");
+        assert!(hugepages(&host).found.contains("PV Dom0"));
     }
 
     #[test]

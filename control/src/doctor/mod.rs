@@ -1,6 +1,7 @@
 //! `tidegate doctor`: what this host lacks, what that means, and the command that mends it. Changes nothing.
 
 mod devices;
+mod dom0;
 mod host;
 mod kernel;
 mod memory;
@@ -61,6 +62,7 @@ pub fn examine(host: &Host) -> Vec<Check> {
     checks.extend(processor::checks(host));
     checks.extend(devices::checks(host));
     checks.extend(kernel::features(host));
+    checks.extend(dom0::checks(host));
     checks
 }
 

@@ -27,12 +27,13 @@ const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 pub const HOLD_FRAMES: u32 = 8192;
 
 /// What the teller does, see `bin/teller.rs`; for the guest with commas between the words.
-pub const TELLER_WORDS: &str = "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 marks=10.9.0.1:9700";
+pub const TELLER_WORDS: &str =
+    "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 pbx=10.9.0.2:5060 marks=10.9.0.1:9700";
 /// What else the guest does: see `guest/init.sh`.
 const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
 
 /// Waits for the teller, both iperf3s and the phone.
-const LISTENS: &str = "for port in 5100 5201 5202 5081; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
+const LISTENS: &str = "for port in 5060 5100 5201 5202 5081; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
 
 /// What one side of a trial is started with.
 #[derive(Debug, Clone, Copy)]

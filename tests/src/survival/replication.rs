@@ -77,9 +77,20 @@ impl Replication {
         victim: Option<Victim>,
         pace: &str,
     ) -> Result<Replication> {
+        Replication::start_with(means, network, hosts, victim, [pace, ""])
+    }
+
+    /// The same with words for `tidegate replicate` and for `tidegate standby`.
+    pub fn start_with(
+        means: &Means,
+        network: &Network,
+        hosts: &[Host; 2],
+        victim: Option<Victim>,
+        words: [&str; 2],
+    ) -> Result<Replication> {
         match means {
             Means::Programs(tidegate) => {
-                let programs = Programs::start(tidegate, network, hosts, victim, pace)?;
+                let programs = Programs::start(tidegate, network, hosts, victim, words)?;
                 Ok(Replication::Programs(Box::new(programs)))
             }
             Means::Hand => Ok(Replication::Hand(Box::new(Hand::start(hosts)?))),
@@ -172,13 +183,13 @@ impl Programs {
         network: &Network,
         hosts: &[Host; 2],
         victim: Option<Victim>,
-        pace: &str,
+        [pace, standbys]: [&str; 2],
     ) -> Result<Programs> {
         let listen = network.free_address()?;
         let [a, b] = hosts;
         let program = |verb: &str, host: &Host| side(tidegate, verb, &network.hosts[0], host);
         let (standby, told) = program("standby", b)
-            .args(&format!("--listen {listen}"))
+            .args(&format!("--listen {listen} {standbys}"))
             .start_telling(b.scratch(), "standby")?;
         let backup = Telling::read(told, &b.scratch().file("told.jsonl"));
         let (relay, to) = match victim.filter(|victim| victim.needs_relay()) {

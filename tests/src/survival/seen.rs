@@ -22,11 +22,12 @@ pub enum Saying {
 }
 
 /// True when the guest's NIC sent the frame.
-fn from_guest(frame: &&Frame) -> bool {
+pub fn from_guest(frame: &&Frame) -> bool {
     frame.source_mac == Nic::mac(0)
 }
 
-fn sayings(frame: &Frame) -> Vec<(Saying, u64)> {
+/// The numbered things in a frame, with what was said.
+pub fn sayings(frame: &Frame) -> Vec<(Saying, u64)> {
     match frame.kind {
         Kind::Udp(_) => Mark::parse(&frame.payload)
             .map(|mark| (Saying::Mark(mark.number), mark.draw))

@@ -46,6 +46,19 @@ fn what_is_installed_can_be_removed_without_a_trace() {
 }
 
 #[test]
+fn a_dom0_gets_the_hotplug_script_where_xl_looks_for_it_and_no_other_host() {
+    const SCRIPT: &str = "etc/xen/scripts/vif-tidegate";
+    let stage = Machine::bare();
+    install(&stage, &[]).done("");
+    assert!(!stage.root.join(SCRIPT).exists());
+    fs::create_dir_all(stage.root.join("etc/xen/scripts")).unwrap();
+    install(&stage, &[]).done("vif-tidegate");
+    assert_eq!(fs::metadata(stage.root.join(SCRIPT)).unwrap().permissions().mode() & 0o777, 0o755);
+    install(&stage, &["--uninstall"]).done("remove");
+    assert!(!stage.root.join(SCRIPT).exists());
+}
+
+#[test]
 fn twice_is_the_same_as_once() {
     let stage = Machine::bare();
     install(&stage, &[]).done("");

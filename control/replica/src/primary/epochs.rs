@@ -14,6 +14,8 @@ pub struct Ended {
     pub begins: bool,
     /// Frames held under its stamp.
     pub frames: u64,
+    /// Bytes of those.
+    pub bytes: u64,
 }
 
 /// See the module's head.
@@ -42,7 +44,7 @@ impl Epochs {
         let ours = self.protects == Some(pulse.generation) && pulse.mode == "protected";
         if ours && !pulse.fenced {
             let closed = primary.plane.close(self.vouched).map_err(|e| e.to_string())?;
-            return Ok(Ended { id: closed.id, begins: false, frames: closed.frames });
+            return Ok(Ended { id: closed.id, begins: false, frames: closed.frames, bytes: closed.bytes });
         }
         let leased = primary.leased.load(Relaxed) || pulse.fenced;
         let lease = match (leased && primary.wants_lease(), primary.lease()) {
@@ -56,6 +58,6 @@ impl Epochs {
         primary.generation.store(id.generation, Relaxed);
         primary.bound.store(lease.is_some(), Relaxed);
         self.protects = Some(id.generation);
-        Ok(Ended { id, begins: true, frames: 0 })
+        Ok(Ended { id, begins: true, frames: 0, bytes: 0 })
     }
 }

@@ -114,6 +114,10 @@ pub struct Primary {
     held_frames: AtomicU64,
     /// RTP that bypassed, as the plane counts it.
     media_frames: AtomicU64,
+    /// Frames of signalling that had to wait, as it counts them.
+    signalling: AtomicU64,
+    /// The interval of the checkpoints and what decided about it, for who asks.
+    pace: Mutex<serde_json::Value>,
     /// The standby that has every committed checkpoint, for the witness.
     standby: Mutex<Option<String>>,
     /// The first request to the witness that named none, since there was one.
@@ -174,6 +178,11 @@ impl Primary {
             let id = landed.id;
             self.chronicle.tell("protected", json!({ "generation": id.generation, "epoch": id.epoch }));
         }
+    }
+
+    /// Checkpoints come at this pace from now on.
+    fn paces(&self, report: serde_json::Value) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
     /// Whoever holds this epoch takes a later one only.
@@ -265,6 +274,8 @@ impl Primary {
             first_epoch: AtomicU64::new(0),
             held_frames: AtomicU64::new(0),
             media_frames: AtomicU64::new(0),
+            signalling: AtomicU64::new(0),
+            pace: Mutex::default(),
             standby: Mutex::new(None),
             unnamed_from: AtomicU64::new(u64::MAX),
             alone: AtomicBool::new(false),
@@ -463,6 +474,7 @@ fn status(primary: &Primary) -> serde_json::Value {
             lease.end_ns().saturating_sub(monotonic_ns()) / 1_000_000
         }),
         "in_flight": primary.flight.len(),
+        "pace": *primary.pace.lock().unwrap_or_else(PoisonError::into_inner),
         "plane": pulse.map(|pulse| json!({
             "mode": pulse.mode, "fenced": pulse.fenced, "generation": pulse.generation, "epoch": pulse.epoch,
             "committed": pulse.committed, "held_frames": pulse.held_frames, "held_bytes": pulse.held_bytes,

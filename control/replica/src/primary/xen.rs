@@ -38,7 +38,8 @@ const FENCED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Relays until xl or somebody else ends it. `Err`: it never began.
 pub fn run(args: XenSendArgs, orders: &Orders) -> Result<End, String> {
-    args.link.check_dial(args.to)?;
+    let XenSendArgs { to, send: args } = args;
+    args.link.check_dial(to)?;
     let stdin = std::io::stdin().as_fd().try_clone_to_owned();
     let pipe = Pipe::new(stdin.map_err(|e| format!("cannot take the standard input: {e}"))?)?;
     let plane = Plane::connect(&args.socket, args.guest.as_deref()).map_err(|e| e.to_string())?;
@@ -47,8 +48,7 @@ pub fn run(args: XenSendArgs, orders: &Orders) -> Result<End, String> {
     }
     super::is_no_standby(&plane)?;
     let writer = Arc::new(Writer::new(args.stalled_after));
-    let tied =
-        PrimaryArgs { link: args.link, to: args.to, desk: args.desk, in_flight: u32::MAX, disk_hook: false };
+    let tied = PrimaryArgs { link: args.link, to, desk: args.desk, in_flight: u32::MAX, disk_hook: false };
     let chronicle = Chronicle::aside("xen-send", args.json);
     let signs = Arc::clone(&writer) as Arc<dyn SignsOfLife>;
     let (primary, heard) = Primary::new(tied, plane, signs, chronicle)?;

@@ -58,7 +58,9 @@ fn speak(standby: &Standby, mut up: Sender<Up>, over: &AtomicBool, seq: &mut u64
             let able = standby.able.load(Relaxed);
             let message = match claims {
                 true => Up::Claim { seq: *seq },
-                false if able => Up::Beat(Beat { seq: *seq, ..Beat::default() }),
+                false if able => {
+                    Up::Beat(Beat { seq: *seq, renewal: standby.promoted.load(Relaxed), ..Beat::default() })
+                }
                 false => Up::Withdraw { reason: "its QEMU or its plane does not answer".into() },
             };
             if up.send(&message).is_err() {

@@ -47,8 +47,10 @@ pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: 
 /// sure to be guarded against here.
 fn inherit(standby: &Standby, report: &GuardReport, margin_ms: u64) {
     if let Err(error) = standby.plane.inherit(report, margin_ms) {
-        log::warn!("the replay guard was not taken: {error}");
-        standby.reports().taken(false);
+        let first = !std::mem::replace(&mut standby.reports().owed, true);
+        if first {
+            standby.chronicle.tell("unguarded", json!({ "problem": error.to_string() }));
+        }
     }
 }
 
@@ -56,11 +58,11 @@ fn inherit(standby: &Standby, report: &GuardReport, margin_ms: u64) {
 fn has_all(standby: &Standby) -> bool {
     let owed = {
         let reports = standby.reports();
-        reports.owed().then(|| reports.again(standby.plane.guest(), margin_ms(standby)).0)
+        reports.owed.then(|| reports.again(standby.plane.guest(), margin_ms(standby)).0)
     };
     let Some(owed) = owed else { return true };
     let taken = standby.plane.inherit(&owed, 0).is_ok();
-    standby.reports().taken(taken);
+    standby.reports().owed = !taken;
     taken
 }
 

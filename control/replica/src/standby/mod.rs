@@ -12,6 +12,7 @@ mod promote;
 mod qemu;
 mod receive;
 mod reports;
+mod session;
 mod watch;
 pub mod xen;
 
@@ -20,15 +21,14 @@ use crate::chronicle::Chronicle;
 use crate::lease::{Former, Landlord, Terms};
 use crate::link::bulk::{BulkLimits, BulkReader};
 use crate::link::dial;
-use crate::link::listen::{Accepted, Listen, Peers, State};
-use crate::link::message::{Down, Hello, Newest, Role};
+use crate::link::listen::{Listen, Peers};
+use crate::link::message::{Down, Newest, Role};
 use crate::link::socket::Stopper;
 use crate::link::wire::{Sender, Wire};
 use crate::orders::Orders;
 use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{dial_witness, keys, node, patience};
 use crate::vm::{Vm, streamed_ram};
-use clap::ValueEnum;
 use decide::{Order, Rules};
 use reports::Reports;
 use serde_json::{Map, Value, json};
@@ -305,7 +305,7 @@ fn stand(
     });
     standby.landlord().set_able(Ok(()));
     let greeter = Arc::clone(&standby);
-    let listener = listen.start(move |hello| greet(&greeter, hello)).map_err(|e| e.to_string())?;
+    let listener = listen.start(move |hello| session::greet(&greeter, hello)).map_err(|e| e.to_string())?;
     let _desk = open_desk(&standby)?;
     orders.on_stop({
         let standby = Arc::clone(&standby);
@@ -326,7 +326,7 @@ fn stand(
     standby.chronicle.tell("waiting", json!({ "guest": standby.plane.guest(), "listen": listener.address }));
     while !standby.stop.load(Relaxed) {
         match listener.sessions.recv_timeout(LOOK) {
-            Ok(accepted) => begin(&standby, accepted),
+            Ok(accepted) => session::begin(&standby, accepted),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => standby.fail("the listener has ended".into()),
         }
@@ -342,79 +342,6 @@ fn stand(
     match locked(&standby.failed).take() {
         Some(reason) => Ok(End::Failed(reason)),
         None => Ok(End::Stopped(promoted)),
-    }
-}
-
-/// What a primary that dials is told.
-fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
-    if hello.guest != standby.plane.guest() {
-        return Err(format!(
-            "this is the standby of guest {}, not of {}",
-            standby.plane.guest(),
-            hello.guest
-        ));
-    }
-    if hello.role != Role::Primary {
-        return Err("a standby is dialed by a primary".into());
-    }
-    if hello.decide != standby.rules.decide {
-        return Err(format!(
-            "this standby was told {}, and you were told {}: say the same on both hosts",
-            told(standby.rules.decide),
-            told(hello.decide)
-        ));
-    }
-    if hello.disk_hook && !standby.backup.has_disk_hook() {
-        return Err("your disks are kept in step by a hook (--disks external), and this standby has none to make its own \
-                    those of a checkpoint: give it --disk-hook PATH, which is called as PATH promote EPOCH"
-            .into());
-    }
-    // Before the landlord: whoever acknowledges holds the image's lock and takes the view's, whose holder may want this one.
-    let newest = standby.backup.newest();
-    let landlord = standby.landlord();
-    let not_ready = (!standby.able.load(Relaxed)).then(|| "its VM or its plane does not answer".to_owned());
-    // From the decision on: the primary that comes back must not go on, whatever becomes of the promotion.
-    let taken_over = standby.promoting.load(Relaxed);
-    Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready, taken_over })
-}
-
-fn told(decide: Decide) -> String {
-    let word = decide.to_possible_value().map(|value| value.get_name().to_owned());
-    format!("--decide {}", word.unwrap_or_default())
-}
-
-/// Takes a session up. The one before has been stopped by the listener.
-fn begin(standby: &Arc<Standby>, accepted: Accepted) {
-    let Accepted { hello, from, up, down, bulk, stopper } = accepted;
-    let session = {
-        let mut view = standby.view();
-        // Nobody of an older session can ask for a lease any more.
-        standby.landlord().take_in();
-        if view.incarnation != hello.incarnation {
-            view.bound = false;
-        }
-        view.session += 1;
-        view.incarnation = hello.incarnation;
-        view.surrender = None;
-        view.surrendered_ns = None;
-        view.link_ended = false;
-        view.refused = false;
-        view.beat_ns = Some(monotonic_ns());
-        view.down = Some(down);
-        view.stopper = Some(stopper);
-        view.session
-    };
-    standby.chronicle.tell("session", json!({ "primary": hello.node, "from": from }));
-    let hearing = Arc::clone(standby);
-    let spawn = |name: &str, job: Box<dyn FnOnce() + Send>| {
-        if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(job) {
-            log::error!("no thread for a session: {error}");
-        }
-    };
-    spawn("hear", Box::new(move || hear::hear(&hearing, up, session, hello.incarnation)));
-    if let Some(bulk) = bulk {
-        let receiving = Arc::clone(standby);
-        spawn("receive", Box::new(move || receiving.backup.receive(&receiving, bulk)));
     }
 }
 

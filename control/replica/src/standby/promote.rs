@@ -157,7 +157,7 @@ fn guard_again(standby: &Standby, until_ns: Option<u64>) -> Result<(), String> {
         let since_ms = match until_ns {
             // A report may have been as long on its way as a lease is.
             Some(until) => ms_of(silent(until)) + standby.longest_term_ms.load(Relaxed),
-            None if silent(monotonic_ns()) < GUARD_LASTS && !reports.owed() => return Ok(()),
+            None if silent(monotonic_ns()) < GUARD_LASTS && !reports.owed => return Ok(()),
             None => terms.media_ms,
         };
         let (all, beyond) = reports.again(standby.plane.guest(), since_ms);

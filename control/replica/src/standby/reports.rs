@@ -55,8 +55,8 @@ pub struct Reports {
     /// The last whole one was of a primary behind its fence.
     settled: bool,
     swept_ns: u64,
-    /// The plane has not taken all of it.
-    owed: bool,
+    /// The plane has not taken all of it yet.
+    pub owed: bool,
 }
 
 impl Reports {
@@ -118,16 +118,6 @@ impl Reports {
         let streams = streams.collect();
         let identities = self.identities.clone();
         (GuardReport { guest: guest.to_owned(), token: 0, streams, next: None, identities }, short)
-    }
-
-    /// Notes whether the plane has all of it; what it did not take it is owed until it does.
-    pub fn taken(&mut self, all: bool) {
-        self.owed = !all;
-    }
-
-    /// See [`Reports::taken`].
-    pub fn owed(&self) -> bool {
-        self.owed
     }
 }
 

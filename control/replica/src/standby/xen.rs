@@ -11,9 +11,11 @@ use crate::link::relay::{StreamReader, Streamed};
 use crate::link::wire::Wire;
 use crate::orders::Orders;
 use crate::xen::child::{Feed, Starter, Waiting};
+use crate::xen::name::Name;
 use crate::xen::sluice::Sluice;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -125,12 +127,26 @@ impl Domain {
         state.waiting.as_mut().filter(|_| ours)?.ended()
     }
 
+    /// Removes the half domain that an xl of before left when it was killed.
+    fn sweep(&self, name: &str) {
+        let left = format!("{name}--incoming");
+        let destroyed = Command::new(&self.xl).args(["destroy", &left]).stdin(Stdio::null()).output();
+        // Most of the time there is none.
+        if destroyed.is_ok_and(|output| output.status.success()) {
+            log::info!("{left} was left by a receiver that was killed, and is destroyed");
+        }
+    }
+
     /// Takes what comes, until the link, xl or a promotion ends it.
     fn take(&self, turn: Turn, standby: &Standby, stream: &mut StreamReader<Wire>) -> Result<(), Problem> {
-        let mut sluice = Sluice::new(self.most);
+        let (mut sluice, mut name) = (Sluice::new(self.most), Name::default());
         loop {
             match stream.receive() {
                 Ok(Streamed::Bytes(bytes)) => {
+                    // Before xl can make it anew.
+                    if let Some(name) = name.hear(bytes) {
+                        self.sweep(&name);
+                    }
                     sluice.take(bytes).map_err(Problem::Stream)?;
                     if !sluice.free().is_empty() {
                         if !self.feed(turn, sluice.free()).map_err(Problem::Xl)? {

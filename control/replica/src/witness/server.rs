@@ -183,7 +183,8 @@ fn answer(shared: &Shared, hello: &Hello, up: Up) -> Option<Down> {
     // Behind the lock: time passes while waiting for it.
     let now = shared.now_ns();
     match up {
-        Up::Beat(beat) if hello.role == Role::Standby && !witness.holds(guest, &caller) => {
+        // One that has taken over renews, to a witness too that started since and knows of nobody.
+        Up::Beat(beat) if hello.role == Role::Standby && !beat.renewal && !witness.holds(guest, &caller) => {
             witness.alive(now, guest, &caller, beat.seq).then_some(Down::Noted { seq: beat.seq })
         }
         Up::Beat(beat) => match witness.beat(now, guest, &caller, &beat) {

@@ -475,4 +475,6 @@ fn a_witness_serves_primary_and_standby_over_the_link() {
         _ => None,
     });
     assert!(noted, "a standby was lent the lease");
+    anew.up.send(&Up::Beat(beat(2, true, None))).unwrap();
+    until(&mut anew, |down| matches!(down, Down::Grant { seq: 2, .. }).then_some(()));
 }

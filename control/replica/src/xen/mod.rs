@@ -12,7 +12,10 @@
 //! it is). Link, heartbeats, lease and generation are those of `tidegate replicate`.
 
 pub mod child;
+pub mod domain;
+pub mod name;
 pub mod pipe;
+pub mod remus;
 pub mod sluice;
 pub mod stream;
 pub mod writer;

@@ -21,6 +21,9 @@ pub const READY: &str = "xl migration receiver ready, send binary domain data.\n
 /// not: whoever kills it then is in time).
 pub const FAITHFUL: &str = "printf 'xl migration receiver ready, send binary domain data.\\n'; cat > fed; sleep 0.2; echo started > started";
 
+/// What it does when a domain is to be destroyed.
+const DESTROY: &str = "if [ \"$1\" = destroy ]; then echo \"$2\" >> destroyed; exit 1; fi";
+
 /// How the pair is started.
 pub struct Plan {
     /// Keys of the primary's guest.
@@ -57,7 +60,7 @@ pub struct Pair {
 
 fn script(dir: &Path, text: &str) -> PathBuf {
     let path = dir.join("xl");
-    std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{text}\n", dir.display())).unwrap();
+    std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{DESTROY}\n{text}\n", dir.display())).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path
 }
@@ -218,6 +221,11 @@ impl Pair {
     /// All that was written.
     pub fn written(&self) -> &[u8] {
         &self.written
+    }
+
+    /// The domains that xl was to destroy.
+    pub fn destroyed(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("destroyed")).unwrap_or_default()
     }
 
     /// What the waiting domain was fed.

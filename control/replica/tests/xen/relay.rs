@@ -36,6 +36,11 @@ fn a_frame_leaves_when_the_backup_has_the_checkpoint_after_it_and_xl_hears_nothi
         assert!(!pair.primary.on_wire(0).contains(&(100 + n)), "sent after the close");
     }
     assert_eq!(pair.fed(), pair.written(), "the waiting domain has all of it");
+    assert_eq!(
+        pair.destroyed(),
+        "pbx--incoming\n",
+        "what a receiver of before may have left, and nothing else"
+    );
     assert_eq!(pair.said(), READY);
     assert!(pair.send.events("merged").is_empty());
     assert!(!pair.started());

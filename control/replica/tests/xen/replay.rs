@@ -42,7 +42,9 @@ fn a_standby_whose_plane_takes_no_guard_grants_no_lease() {
     assert!(within(SOON, || pair.status()["primary_leased"] == true));
     (1..=20).for_each(|n| send(&pair.primary, rtp(n, 7)));
     a_while();
-    assert_eq!(pair.pulse(&pair.primary)["fenced"], false, "the lane that both have");
+    assert!(pair.receive.events("unguarded").is_empty(), "both have that lane");
     (1..=20).for_each(|n| send_on(&pair.primary, 1, rtp(n, 8)));
-    assert!(within(SOON, || pair.pulse(&pair.primary)["fenced"] == true));
+    let told = pair.receive.event("unguarded", |_| true);
+    assert!(told["problem"].as_str().is_some_and(|why| why.contains("lane 1")), "{told}");
+    assert!(within(SOON, || pair.pulse(&pair.primary)["fenced"] == true), "no lease for more of it");
 }
