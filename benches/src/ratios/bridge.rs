@@ -152,7 +152,7 @@ fn inside(namespace: &Namespace, program: &Path, args: &[String]) -> (PathBuf, V
 
 /// No IPv6 on what is made from here on: the kernel has nothing of its own to say there, and tidegate asks for that.
 fn silence(namespace: &Namespace) -> Result<()> {
-    let quiet = || {
+    let quiet = || -> tidegate_tests::failure::Result<()> {
         for name in ["all", "default"] {
             let file = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
             if file.exists() {
