@@ -7,6 +7,7 @@
 //! | [`mod@classify`] | what looking at a frame costs on one core, over DPDK's own forwarder |
 //! | [`cost`] | instructions for a frame of each class, under callgrind |
 //! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
+//! | [`peers`] | tidegate beside what one would otherwise run: voice, TCP, frames a second |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
 //! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
@@ -26,6 +27,7 @@ pub mod generator;
 pub mod idle;
 pub mod machine;
 pub mod memory_lane;
+pub mod peers;
 pub mod process;
 pub mod replay;
 pub mod report;

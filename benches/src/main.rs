@@ -6,7 +6,7 @@ use tidegate_benches::contest::Rules;
 use tidegate_benches::failure::Result;
 use tidegate_benches::report::Telling;
 use tidegate_benches::testbed::figures;
-use tidegate_benches::{ceiling, classify, cost, generator, idle, variant};
+use tidegate_benches::{ceiling, classify, cost, generator, idle, peers, variant};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Benches of tidegate", max_term_width = 110)]
@@ -79,6 +79,11 @@ enum Bench {
         after_help = "Examples:\n  scripts/bench figures --out /tmp/figures\n  scripts/bench figures --out /tmp/figures --only 6-realtime-400 --length 60s\n\nInterrupted, it goes on with the scenario that was not complete."
     )]
     Figures(figures::Options),
+    /// tidegate beside testpmd, the kernel's bridge and sch_plug, QEMU's filter-buffer and Open vSwitch
+    #[command(
+        after_help = "Examples:\n  scripts/bench peers --out /tmp/peers\n  scripts/bench peers --only filter-buffer --only tidegate-realtime --json\n\nWhat cannot run here is named in the report, with the reason."
+    )]
+    Peers(peers::Options),
     /// One run of `cost`, to be run by valgrind
     #[command(hide = true)]
     CostRun(cost::Run),
@@ -106,6 +111,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Idle { options, telling } => idle::run(&options, telling),
         Bench::Classify { options, telling } => classify::run(&options, telling),
         Bench::Figures(options) => figures::run(&options),
+        Bench::Peers(options) => peers::run(&options),
         Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),
         Bench::Generate(order) => {
             generator::run(&order)?;
