@@ -63,6 +63,8 @@ router() { # WHAT
     router_takes "$1" || return 1
     stty -F /dev/ttyS1 raw -echo
     plugger ifb0 /dev/ttyS1 &
+    # What is said before it listens is lost.
+    until ls -l "/proc/$!/fd" 2>/dev/null | grep -q ttyS1; do usleep 20000; done
 }
 
 addresses() { # DEVICE ADDRESS,ADDRESS

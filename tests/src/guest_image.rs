@@ -107,9 +107,12 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     let programs: &[(&str, &str)] = match service {
         Service::Echo => &[("sipp", "sip-tester"), ("iperf3", "iperf3")],
         Service::Accounts => &[("iperf3", "iperf3"), ("baresip", "baresip-core"), ("openssl", "openssl")],
-        Service::Relay => {
-            &[("kamailio", "kamailio"), ("rtpengine", "rtpengine-daemon"), ("openssl", "openssl"), ("iperf3", "iperf3")]
-        }
+        Service::Relay => &[
+            ("kamailio", "kamailio"),
+            ("rtpengine", "rtpengine-daemon"),
+            ("openssl", "openssl"),
+            ("iperf3", "iperf3"),
+        ],
         Service::Router => &[("tc", "iproute2")],
     };
     if service == Service::Relay {

@@ -141,7 +141,14 @@ impl Router {
 
     /// The kernel that it runs.
     pub fn kernel(&mut self) -> Result<String> {
-        Ok(self.guest.command("uname -r", COMMANDS_WITHIN)?.lines().last().unwrap_or_default().trim().to_owned())
+        Ok(self
+            .guest
+            .command("uname -r", COMMANDS_WITHIN)?
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim()
+            .to_owned())
     }
 
     /// Nobody will want to read its logs.

@@ -37,9 +37,7 @@ impl Device for FilterBuffer {
             wires.join(bridge, tap)?;
             wires.join(bridge, wire)?;
             program = program
-                .args(&format!(
-                    "-netdev tap,id=t{number},ifname={tap},script=no,downscript=no,vnet_hdr=off"
-                ))
+                .args(&format!("-netdev tap,id=t{number},ifname={tap},script=no,downscript=no,vnet_hdr=off"))
                 .args(&format!("-netdev hubport,id=h{number},hubid=0,netdev=t{number}"));
         }
         // `rx` is what a netdev receives from the guest's side: its output.
@@ -52,9 +50,8 @@ impl Device for FilterBuffer {
             let state = wires.middle.run("cat /sys/class/net/fb-out/carrier");
             state.is_ok_and(|state| state.trim() == "1")
         };
-        let up = wait_until(STARTS_WITHIN, Duration::from_millis(20), || {
-            carried() || running.ended().is_some()
-        });
+        let up =
+            wait_until(STARTS_WITHIN, Duration::from_millis(20), || carried() || running.ended().is_some());
         if !up || running.ended().is_some() {
             return Err(running.failure("did not start").into());
         }

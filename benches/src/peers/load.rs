@@ -105,11 +105,11 @@ fn sink(wires: &Wires, port: u16) -> Result<UdpSocket> {
 /// A socket of the guest that sends to a port of the world.
 fn source(wires: &Wires, own: u16, port: u16) -> Result<UdpSocket> {
     Ok(wires.guest.enter(move || {
-        UdpSocket::bind((GUEST, own)).and_then(|socket| socket.connect((WORLD, port)).map(|()| socket)).map_err(
-            |error| {
+        UdpSocket::bind((GUEST, own))
+            .and_then(|socket| socket.connect((WORLD, port)).map(|()| socket))
+            .map_err(|error| {
                 tidegate_tests::failure::Failure::new(format!("cannot open port {own} of the guest: {error}"))
-            },
-        )
+            })
     })?)
 }
 

@@ -96,9 +96,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let programs = Programs { tidegate: options.tidegate.clone(), vswitchd: options.vswitchd.clone() };
     let tell = |what: &str| eprintln!("peers: {what}");
     let mut conditions = Conditions::now(&options.tidegate, true);
-    conditions.path = "veth, the peer, veth; what takes taps has a bridge at each end, DPDK has af_packet".into();
-    conditions.accelerator =
-        "software emulation (tcg): of the router VM only, no other peer has a VM".into();
+    conditions.path =
+        "veth, the peer, veth; what takes taps has a bridge at each end, DPDK has af_packet".into();
+    conditions.accelerator = "software emulation (tcg): of the router VM only, no other peer has a VM".into();
     conditions.stamps = "software stamps: the kernel's, by tcpdump at the world's end".into();
     let mut entries = Vec::new();
     for peer in peers {

@@ -76,7 +76,13 @@ impl Page<'_> {
             ("tidegate", conditions.tidegate.clone()),
             ("Stamps", conditions.stamps.clone()),
             ("Load before", conditions.load.clone()),
-            ("Rounds", format!("{}, of {} s of voice and {0} s of TCP each", self.report.rounds, self.report.seconds)),
+            (
+                "Rounds",
+                format!(
+                    "{}, of {} s of voice and {0} s of TCP each",
+                    self.report.rounds, self.report.seconds
+                ),
+            ),
         ];
         html! {
             h2 { "How it was measured" }
@@ -204,7 +210,9 @@ mod tests {
         for outside in ["http:", "https:", "src=", "url(", "@import", "<link", "<script"] {
             assert!(!page.contains(outside), "{outside}");
         }
-        for said in ["ovs-vswitchd-dpdk is missing", "a turn failed: one turn &lt;failed&gt;", "holds every frame"] {
+        for said in
+            ["ovs-vswitchd-dpdk is missing", "a turn failed: one turn &lt;failed&gt;", "holds every frame"]
+        {
             assert!(page.contains(said), "{said}");
         }
         assert_eq!([3.456, 123.4, 250_000.0].map(number), ["3.46", "123", "250 k"]);

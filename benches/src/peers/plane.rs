@@ -25,13 +25,7 @@ pub struct Plane {
 impl Plane {
     /// Under this policy.
     pub fn new(programs: &Programs, policy: &'static str, rhythm: Rhythm) -> Plane {
-        Plane {
-            tidegate: programs.tidegate.clone(),
-            policy,
-            rhythm,
-            running: None,
-            runtime: PathBuf::new(),
-        }
+        Plane { tidegate: programs.tidegate.clone(), policy, rhythm, running: None, runtime: PathBuf::new() }
     }
 
     fn configuration(&self, prefix: &str, socket: &Path) -> String {

@@ -174,7 +174,17 @@ impl Report {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "{:<20} {:<14} {:>9} {:>9} {:>9} {:>8} {:>5}   {:>9} {:>9}   {:>9} {:>10}",
-            "a voice, ms", "holds", "jitter", "gap", "PDV p99", "late 60", "MOS", "gap +TCP", "PDV +TCP", "TCP Mbit/s", "frames/s"
+            "a voice, ms",
+            "holds",
+            "jitter",
+            "gap",
+            "PDV p99",
+            "late 60",
+            "MOS",
+            "gap +TCP",
+            "PDV +TCP",
+            "TCP Mbit/s",
+            "frames/s"
         )];
         let median = |spread: Option<Spread>, digits: usize| {
             spread.map_or_else(|| "-".to_owned(), |spread| format!("{:.digits$}", spread.median))
@@ -256,8 +266,8 @@ pub(super) mod tests {
 
     /// Shared with the page's test.
     pub fn report() -> Report {
-        let [io, held, ovs] =
-            ["testpmd-io", "tidegate-hold-all", "ovs-dpdk"].map(|name| roster::chosen(&[name.into()]).unwrap()[0]);
+        let [io, held, ovs] = ["testpmd-io", "tidegate-hold-all", "ovs-dpdk"]
+            .map(|name| roster::chosen(&[name.into()]).unwrap()[0]);
         let entries = [
             entry(io, &[100.0, 300.0, 200.0], Some("one turn <failed>\n  with a log")),
             entry(held, &[50.0], None),
@@ -273,9 +283,15 @@ pub(super) mod tests {
         assert_eq!(report.peers.len(), 2);
         let missing = &report.missing[0];
         assert_eq!((missing.name, missing.why.as_str()), ("ovs-dpdk", "ovs-vswitchd-dpdk is missing"));
-        assert_eq!((report.peers[0].turns, report.peers[0].failures.as_slice()), (3, &["one turn <failed>".to_owned()][..]));
+        assert_eq!(
+            (report.peers[0].turns, report.peers[0].failures.as_slice()),
+            (3, &["one turn <failed>".to_owned()][..])
+        );
         let lines = report.lines().join("\n");
-        for said in ["ovs-dpdk             could not run: ovs-vswitchd-dpdk is missing", "a turn of testpmd-io failed"] {
+        for said in [
+            "ovs-dpdk             could not run: ovs-vswitchd-dpdk is missing",
+            "a turn of testpmd-io failed",
+        ] {
             assert!(lines.contains(said), "{lines}");
         }
     }
@@ -286,6 +302,8 @@ pub(super) mod tests {
         assert_eq!(report.peers[0].tcp_mbit.unwrap().median, 200.0);
         assert_eq!(report.peers[0].frames_per_second.unwrap().median, 200.0);
         let held = &report.peers[1];
-        assert!(held.frames_per_second.is_none() && held.no_rate.is_some_and(|why| why.contains("holds every")));
+        assert!(
+            held.frames_per_second.is_none() && held.no_rate.is_some_and(|why| why.contains("holds every"))
+        );
     }
 }

@@ -95,7 +95,9 @@ mod tests {
         let names: BTreeSet<&str> = ALL.iter().map(|peer| peer.name).collect();
         assert_eq!(names.len(), ALL.len());
         let policies = ALL.iter().filter_map(|peer| peer.name.strip_prefix("tidegate-"));
-        assert!(policies.clone().count() == 4 && policies.clone().all(|name| name.parse::<PolicyName>().is_ok()));
+        assert!(
+            policies.clone().count() == 4 && policies.clone().all(|name| name.parse::<PolicyName>().is_ok())
+        );
     }
 
     #[test]

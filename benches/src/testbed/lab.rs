@@ -8,9 +8,9 @@ use std::time::Duration;
 use tidegate_tests::guest_image::{GuestImage, Service};
 use tidegate_tests::laboratory::alone;
 use tidegate_tests::process::{Program, Running};
+use tidegate_tests::router::{Router, Takes};
 use tidegate_tests::scratch::Scratch;
 use tidegate_tests::survival::host::{Setting, Snapshot, TELLER_WORDS};
-use tidegate_tests::router::{Router, Takes};
 use tidegate_tests::survival::network::{Network, port, wire};
 use tidegate_tests::wall_clock::wait_until;
 

@@ -202,12 +202,10 @@ fn chips(panel: &Panel) -> Markup {
         chips.push(format!("a checkpoint {} ms after the other", replicate.interval.as_millis()));
     }
     if let Some(plug) = &panel.meta.plug {
-        let took = plug.order_ms.map(|(median, most)| format!(", {median:.1} ms an order, {most:.1} at most"));
+        let took =
+            plug.order_ms.map(|(median, most)| format!(", {median:.1} ms an order, {most:.1} at most"));
         chips.push(format!("sch_plug of Linux {} in a router VM{}", plug.kernel, took.unwrap_or_default()));
-        chips.push(format!(
-            "{} of its {} epochs began before the VM ran again",
-            plug.in_time, plug.buffered
-        ));
+        chips.push(format!("{} of its {} epochs began before the VM ran again", plug.in_time, plug.buffered));
     }
     if let Some(interval) = panel.checkpoint_interval_ms {
         chips.push(format!("{} checkpoints, one every {interval:.0} ms in the mean", panel.checkpoints));
@@ -241,11 +239,11 @@ fn numbers(panel: &Panel) -> Markup {
             tr {
                 td { (what) }
                 td { (part.packets) } td { (quality.lost) }
-                td { (percent(playout.late_60, part.packets)) } td { (percent(playout.late_200, part.packets)) }
+                td { (playout.late_60) (share(playout.late_60, part.packets)) } td { (playout.late_200) (share(playout.late_200, part.packets)) }
                 td { (number(quality.jitter_ms)) " / " (number(quality.jitter_ms_max)) }
                 td { (number(quality.delta_ms_mean)) " / " (number(quality.delta_ms_max)) }
                 td { (number(playout.pdv_ms_p99)) " / " (number(playout.pdv_ms_p999)) }
-                td { (number(playout.calm_pdv_ms_p99)) " / " (number(playout.calm_pdv_ms_p999)) small { " (-" (format!("{:.0}", playout.calm_excluded_percent)) " %)" } }
+                td { (number(playout.calm_pdv_ms_p99)) " / " (number(playout.calm_pdv_ms_p999)) @if playout.calm_excluded_percent >= 0.5 { br; small { "without " (format!("{:.0}", playout.calm_excluded_percent)) " %" } } }
                 td class=(grade(playout.mos_60)) { (number(playout.mos_60)) " / " (number(playout.mos_200)) }
                 td { (playout.burst_60) } td { (part.most_at_once) }
             }
@@ -255,7 +253,7 @@ fn numbers(panel: &Panel) -> Markup {
         div class="scroll" {
             table {
                 thead { tr {
-                    th { "ms, unless named otherwise" } th { "packets" } th { "lost" } th { "late at" br; "60 ms" } th { "late at" br; "200 ms" }
+                    th { "ms, unless named otherwise" } th { "packets" } th { "lost" } th { "late" br; "at 60" } th { "late" br; "at 200" }
                     th { "jitter" br; "mean / max" } th { "between" br; "mean / max" } th { "PDV" br; "p99 / p99.9" }
                     th { "calm PDV" br; "p99 / p99.9" } th { "MOS" br; "60 / 200 ms" } th { "in a" br; "row" } th { "at" br; "once" }
                 } }
@@ -293,6 +291,11 @@ fn number(value: f64) -> String {
 
 fn ms(value: f64) -> String {
     format!("{} ms", number(value))
+}
+
+/// Below a count, so that a column stays narrow.
+fn share(count: u64, of: usize) -> Markup {
+    html! { @if count > 0 { br; small { (format!("{:.0} %", 100.0 * count as f64 / of.max(1) as f64)) } } }
 }
 
 fn percent(count: u64, of: usize) -> String {

@@ -3,8 +3,8 @@
 use super::conditions::Conditions;
 use super::hiccups::Watch;
 use super::lab::{Lab, Process};
-use super::samples::{Meta, Samples};
 use super::plugged::Follower;
+use super::samples::{Meta, Samples};
 use super::scenario::{Gate, Guest, Replicate, Scenario};
 use super::talk::Talk;
 use crate::failure::{Failure, Result};
@@ -100,10 +100,8 @@ fn replicated(
     };
     let mut hosts = Host::pair(&setting, &lab.network)?;
     let port = router.as_ref().map_or_else(|| port(0), |_| OUTSIDE.to_owned());
-    let wires = [
-        Wire::capture_at(&port, 0, lab, hosts[0].scratch())?,
-        Wire::capture(lab, 1, hosts[1].scratch())?,
-    ];
+    let wires =
+        [Wire::capture_at(&port, 0, lab, hosts[0].scratch())?, Wire::capture(lab, 1, hosts[1].scratch())?];
     snapshot.run(&hosts[0])?;
     let victim = meta.scenario.kill.then_some(Victim::Host);
     let means = Means::Programs(lab.programs.tidegate.clone());

@@ -245,7 +245,11 @@ mod tests {
             ("replicate = { policy = \"realtime\", interval = \"400ms\" }", "kill = true", "wants a standby"),
             ("\"vm\"", "\"none\"\ncall = \"through\"", "wants guest"),
             ("\"400ms\" }", "\"400ms\", gate = \"sch_plug\" }", "hold-all and non-tcp"),
-            ("realtime\", interval = \"400ms\" }", "non-tcp\", interval = \"400ms\", gate = \"sch_plug\" }\nkill = true", "one host"),
+            (
+                "realtime\", interval = \"400ms\" }",
+                "non-tcp\", interval = \"400ms\", gate = \"sch_plug\" }\nkill = true",
+                "one host",
+            ),
             ("\"400ms\" }", "\"400ms\", gate = \"qdisc\" }", "unknown variant"),
         ] {
             let text = GOOD.replace(from, to);

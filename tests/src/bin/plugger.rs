@@ -51,7 +51,8 @@ fn message(device: u32, action: u32, sequence: u32) -> Vec<u8> {
 
 /// The kernel's answer: nothing against it, or an errno.
 fn answer(bytes: &[u8]) -> Result<(), Error> {
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(i32::from_ne_bytes);
+    let word =
+        |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(i32::from_ne_bytes);
     let kind = bytes.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
     match (kind, word(16)) {
         (Some(NLMSG_ERROR), Some(0)) => Ok(()),

@@ -33,8 +33,8 @@ const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 pub const TELLER_WORDS: &str = "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 marks=10.9.0.1:9700";
 /// What else the guest does: see `guest/init.sh`.
 const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
-/// What a guest does that relays.
-const RELAY_WORDS: &str = "tg.nic0=10.9.0.2/24 tg.relay=10.9.0.2 tg.accounts=10.9.0.2";
+/// What a guest does that relays. A tmpfs would take half of the memory at most.
+const RELAY_WORDS: &str = "rootfstype=ramfs tg.nic0=10.9.0.2/24 tg.relay=10.9.0.2 tg.accounts=10.9.0.2";
 
 /// Waits for both iperf3s, and for the teller and the phone or the proxy.
 fn listens(service: Service) -> String {
