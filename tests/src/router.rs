@@ -126,7 +126,8 @@ impl Router {
 
     /// Its own counters of what the plug did, as `tc` shows them.
     pub fn counters(&mut self) -> Result<String> {
-        self.guest.command("tc -s qdisc show dev ifb0", COMMANDS_WITHIN)
+        let told = self.guest.command("tc -s qdisc show dev ifb0", COMMANDS_WITHIN)?;
+        Ok(told.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; "))
     }
 
     /// Stands still and takes no CPU until [`Router::wake`].

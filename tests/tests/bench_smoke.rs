@@ -150,7 +150,7 @@ fn peers_report_who_ran_and_who_could_not_and_why() {
     }
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("peers-{}", std::process::id()));
     let dir = out.display().to_string();
-    let short = ["--seconds", "2", "--repeats", "1"];
+    let short = ["--seconds", "2", "--repeats", "1", "--interval", "100ms"];
     let only = |names: &[&str]| -> Vec<String> {
         names.iter().flat_map(|name| ["--only".to_owned(), (*name).to_owned()]).collect()
     };
@@ -175,7 +175,7 @@ fn peers_report_who_ran_and_who_could_not_and_why() {
         assert!(row["beside_tcp"]["pdv_ms_p99"]["median"].is_f64(), "{row}");
     }
     let [buffer, realtime] = [0, 1].map(|at| &report["peers"][at]);
-    assert!(buffer["alone"]["most_at_once"]["median"].as_f64().is_some_and(|most| most >= 5.0), "{buffer}");
+    assert!(buffer["alone"]["most_at_once"]["median"].as_f64().is_some_and(|most| most >= 3.0), "{buffer}");
     assert!(buffer["no_rate"].is_string() && buffer["frames_per_second"].is_null(), "{buffer}");
     assert!(realtime["frames_per_second"]["median"].as_f64().is_some_and(|rate| rate > 100.0), "{realtime}");
     let page = std::fs::read_to_string(out.join("peers.html")).expect("the page");

@@ -52,10 +52,11 @@ impl Entry {
 
     fn turn(&mut self, load: impl FnOnce(&Wires, &Peer) -> Result<Turn>) {
         let Some((wires, device)) = &mut self.ready else { return };
-        let turn = device.start(wires).and_then(|()| load(wires, &self.peer)).and_then(|turn| {
-            device.check()?;
-            Ok(turn)
-        });
+        // That it has ended by itself says more than what came of that.
+        let turn = match device.start(wires).and_then(|()| load(wires, &self.peer)) {
+            Ok(turn) => device.check().map(|()| turn),
+            Err(failure) => Err(device.check().err().unwrap_or(failure)),
+        };
         self.told = device.told();
         device.stop(wires);
         match turn {

@@ -68,8 +68,17 @@ pub struct Flood {
     pub delivered: f64,
 }
 
-/// Runs a turn; the device forwards already. `seconds` for each of voice and TCP.
-pub fn turn(wires: &Wires, seconds: f64, ssrc: u32, floods: bool) -> Result<Turn> {
+/// How much of each.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure {
+    /// The voice alone, and again TCP once it is in its stride.
+    pub seconds: f64,
+    /// TCP before that: where it waits a whole interval for each answer, it is slow to start.
+    pub starts: Duration,
+}
+
+/// Runs a turn; the device forwards already.
+pub fn turn(wires: &Wires, measure: Measure, ssrc: u32, floods: bool) -> Result<Turn> {
     wires.answer()?;
     let _sinks = [sink(wires, HEARD)?, sink(wires, FLOOD)?];
     let capture =
@@ -77,10 +86,10 @@ pub fn turn(wires: &Wires, seconds: f64, ssrc: u32, floods: bool) -> Result<Turn
     let talker = Talker::start(wires, ssrc)?;
     std::thread::sleep(SETTLES);
     let alone = Span::begin();
-    std::thread::sleep(Duration::from_secs_f64(seconds));
+    std::thread::sleep(Duration::from_secs_f64(measure.seconds));
     let alone = alone.end();
     let beside = Span::begin();
-    let tcp_mbit = tcp(wires, seconds)?;
+    let tcp_mbit = tcp(wires, measure)?;
     let beside = beside.end();
     drop(talker);
     // What is held at last is not waited for: it would be of no span.
@@ -179,15 +188,17 @@ impl Past {
 }
 
 /// Mbit/s of TCP from the guest to the world, as fast as it goes.
-fn tcp(wires: &Wires, seconds: f64) -> Result<f64> {
+fn tcp(wires: &Wires, measure: Measure) -> Result<f64> {
+    let Measure { seconds, starts } = measure;
+    let starts_s = starts.as_secs_f64().ceil();
     let mut server = Program::new("iperf3")
         .args(&format!("-s -1 -B {WORLD} --forceflush"))
         .inside(&wires.world)
         .start(&wires.scratch, "iperf3-server")?;
     server.wait_for_line("listening", Duration::from_secs(10))?;
-    let limit = Duration::from_secs_f64(seconds) + TCP_AROUND;
+    let limit = Duration::from_secs_f64(seconds + starts_s) + TCP_AROUND;
     let report = Program::new("iperf3")
-        .args(&format!("-c {WORLD} -t {seconds:.0} -J"))
+        .args(&format!("-c {WORLD} -O {starts_s:.0} -t {seconds:.0} -J"))
         .inside(&wires.guest)
         .run(&wires.scratch, "iperf3", limit)?;
     let report: Value = serde_json::from_str(&report).context(|| "iperf3's report is no JSON".into())?;

@@ -23,11 +23,15 @@ use crate::failure::{Context, Failure, Result};
 use crate::testbed::conditions::Conditions;
 use contest::{Entry, hold};
 use device::{Programs, Rhythm};
+use load::Measure;
 use report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tidegate_tests::laboratory::alone;
+
+/// Intervals that TCP has to start in.
+const STARTS_IN: u32 = 10;
 
 /// Its arguments.
 #[derive(Clone, Debug, clap::Args)]
@@ -108,10 +112,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
         entries.push(Entry::new(peer, ready));
     }
+    let measure = Measure { seconds: options.seconds, starts: STARTS_IN * options.interval };
     let mut ssrc = 0x0500_0000;
     let mut load = |wires: &wires::Wires, peer: &contest::Peer| {
         ssrc += 1;
-        load::turn(wires, options.seconds, ssrc, peer.holds.no_rate().is_none())
+        load::turn(wires, measure, ssrc, peer.holds.no_rate().is_none())
     };
     hold(&mut entries, options.repeats, &mut load, &tell);
     let report = Report::of(&entries, rhythm, options, conditions);

@@ -23,7 +23,7 @@ impl Page<'_> {
         let report = self.report;
         html! {
             (DOCTYPE)
-            html lang="en" {
+            html lang="en" class="wide" {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
@@ -100,7 +100,7 @@ impl Page<'_> {
                 table {
                     thead { tr { th { "Peer" } th class="left" { "what waits may leave by" } th class="left" { "what bounds it" } } }
                     tbody { @for row in &self.report.peers {
-                        tr { td { (row.title) } td class="left" { (row.clock) } td class="left" { (row.limit) } }
+                        tr { td { (row.title) } td class="left words" { (row.clock) } td class="left words" { (row.limit) } }
                     } }
                 }
             }
@@ -115,8 +115,8 @@ fn voices(title: &str, rows: &[Row], of: fn(&Row) -> &Quality) -> Markup {
             table {
                 thead { tr {
                     th { "ms, unless named otherwise" } th class="left" { "waits" } th class="left" { "MOS, 60 ms" }
-                    th { "longest gap" } th { "jitter" br; "mean" } th { "jitter" br; "max" } th { "PDV" br; "p99" } th { "PDV" br; "p99.9" }
-                    th { "calm PDV" br; "p99" } th { "late at" br; "60 ms, %" } th { "late at" br; "200 ms, %" } th { "lost" } th { "at" br; "once" }
+                    th { "longest" br; "gap" } th { "jitter" br; "mean" } th { "jitter" br; "max" } th { "PDV" br; "p99" } th { "PDV" br; "p99.9" }
+                    th { "calm" br; "p99" } th { "% late" br; "at 60" } th { "% late" br; "at 200" } th { "lost" } th { "at" br; "once" }
                 } }
                 tbody { @for row in rows {
                     @let quality = of(row);
@@ -129,7 +129,7 @@ fn voices(title: &str, rows: &[Row], of: fn(&Row) -> &Quality) -> Markup {
                         }
                         (cell(quality.gap_ms_max)) (cell(quality.jitter_ms)) (cell(quality.jitter_ms_max))
                         (cell(quality.pdv_ms_p99)) (cell(quality.pdv_ms_p999)) (cell(quality.calm_pdv_ms_p99))
-                        (cell(quality.late_60_percent)) (cell(quality.late_200_percent)) (cell(quality.lost)) (cell(quality.most_at_once))
+                        (whole(quality.late_60_percent)) (whole(quality.late_200_percent)) (whole(quality.lost)) (whole(quality.most_at_once))
                     }
                 } }
             }
@@ -147,7 +147,7 @@ fn throughput(rows: &[Row]) -> Markup {
                     tr {
                         td { (row.title) } td class="left soft" { (row.holds) } (cell(row.tcp_mbit))
                         (cell(row.frames_per_second)) (cell(row.offered_per_second))
-                        td class="left soft" { (row.no_rate.unwrap_or_default()) }
+                        td class="left soft words" { (row.no_rate.unwrap_or_default()) }
                     }
                 } }
             }
@@ -156,6 +156,14 @@ fn throughput(rows: &[Row]) -> Markup {
 }
 
 fn cell(spread: Option<Spread>) -> Markup {
+    shown(spread, number)
+}
+
+fn whole(spread: Option<Spread>) -> Markup {
+    shown(spread, |value| format!("{value:.0}"))
+}
+
+fn shown(spread: Option<Spread>, number: fn(f64) -> String) -> Markup {
     html! {
         td {
             @match spread {

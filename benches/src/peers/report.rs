@@ -60,7 +60,7 @@ pub struct Row {
     pub alone: Quality,
     /// The voice beside TCP as fast as it goes.
     pub beside_tcp: Quality,
-    /// That TCP.
+    /// That TCP, after ten intervals to start in.
     pub tcp_mbit: Option<Spread>,
     /// Frames a second of a flood of RTP that came through, 172 bytes each in 64 streams.
     pub frames_per_second: Option<Spread>,

@@ -4,6 +4,7 @@ use crate::failure::Result;
 use crate::stats::Spread;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_tests::plug::{Done, Order, Plug};
 use tidegate_tests::survival::telling::Telling;
@@ -57,8 +58,8 @@ impl Follower {
         Follower { plug, broken }
     }
 
-    /// What it did from `begin_ns` on; `told` are the primary's events. A failure when it did not follow.
-    pub fn finish(&self, begin_ns: u64, told: &[Value]) -> Result<Plugged> {
+    /// What it did in that time; `told` are the primary's events. A failure when it did not follow.
+    pub fn finish(&self, measured: RangeInclusive<u64>, told: &[Value]) -> Result<Plugged> {
         if let Some(why) = self.broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(crate::failure::Failure::new(format!("sch_plug did not follow: {why}")));
         }
@@ -68,13 +69,13 @@ impl Follower {
             .filter(|event| event["step"] == "resume")
             .filter_map(|event| event["at_ns"].as_u64())
             .collect();
-        Ok(Plugged { merged: plug.merged, ..summed(&plug.done, &resumed, begin_ns) })
+        Ok(Plugged { merged: plug.merged, ..summed(&plug.done, &resumed, &measured) })
     }
 }
 
 /// `resumed`: when the VM ran again, in order.
-fn summed(done: &[Done], resumed: &[u64], begin_ns: u64) -> Plugged {
-    let done: Vec<&Done> = done.iter().filter(|done| done.told_ns >= begin_ns).collect();
+fn summed(done: &[Done], resumed: &[u64], measured: &RangeInclusive<u64>) -> Plugged {
+    let done: Vec<&Done> = done.iter().filter(|done| measured.contains(&done.told_ns)).collect();
     let count = |order: Order| done.iter().filter(|done| done.order == order).count();
     let in_time = |buffer: &&&Done| {
         let next = resumed.partition_point(|&at_ns| at_ns < buffer.told_ns);
@@ -103,8 +104,9 @@ mod tests {
             done(Order::Buffer, 100, 102),
             done(Order::Release, 120, 121),
             done(Order::Buffer, 200, 230),
+            done(Order::Buffer, 400, 401),
         ];
-        let plugged = summed(&all, &[110 * ms, 220 * ms], 50 * ms);
+        let plugged = summed(&all, &[110 * ms, 220 * ms, 410 * ms], &(50 * ms..=300 * ms));
         assert_eq!((plugged.buffered, plugged.released, plugged.in_time), (2, 1, 1));
         assert_eq!(plugged.order_ms, Some((2.0, 30.0)));
     }

@@ -141,7 +141,7 @@ fn replicated(
     }
     let [primary, standby] = replication.events();
     if let (Some(follower), Some(router)) = (follower, &mut router) {
-        let mut plugged = follower.finish(meta.begin_ns, &primary)?;
+        let mut plugged = follower.finish(meta.begin_ns..=meta.end_ns, &primary)?;
         (plugged.kernel, plugged.counters) = (router.kernel()?, router.counters()?);
         meta.plug = Some(plugged);
     }
