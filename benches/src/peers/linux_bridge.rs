@@ -40,7 +40,15 @@ impl Device for LinuxBridge {
     }
 
     fn told(&mut self) -> Value {
-        json!({ "sch_plug_here": self.no_plug.is_none(), "sch_plug_why": self.no_plug })
+        let note = match &self.no_plug {
+            Some(why) => {
+                format!("nothing waits at its IFB: this kernel has no sch_plug ({why}); the router VM's has")
+            }
+            None => {
+                "nothing waits at its IFB: this kernel's sch_plug is measured in the router VM".to_owned()
+            }
+        };
+        json!({ "sch_plug_here": self.no_plug.is_none(), "note": note })
     }
 
     fn stop(&mut self, wires: &Wires) {

@@ -147,7 +147,7 @@ fn throughput(rows: &[Row]) -> Markup {
                     tr {
                         td { (row.title) } td class="left soft" { (row.holds) } (cell(row.tcp_mbit))
                         (cell(row.frames_per_second)) (cell(row.offered_per_second))
-                        td class="left soft words" { (row.no_rate.unwrap_or_default()) }
+                        td class="left soft words" { (row.no_rate.or(row.note()).unwrap_or_default()) }
                     }
                 } }
             }

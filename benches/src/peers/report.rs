@@ -123,6 +123,11 @@ impl Quality {
 }
 
 impl Row {
+    /// What its reader must know.
+    pub fn note(&self) -> Option<&str> {
+        self.told["note"].as_str()
+    }
+
     fn of(entry: &Entry) -> Row {
         let turns = &entry.turns;
         let flood = |number: fn(&super::load::Flood) -> f64| {
@@ -204,6 +209,7 @@ impl Report {
                 median(row.tcp_mbit, 0),
                 median(row.frames_per_second, 0),
             ));
+            lines.extend(row.note().map(|note| format!("  {}: {note}", row.name)));
             lines.extend(row.failures.iter().map(|why| format!("  a turn of {} failed: {why}", row.name)));
         }
         lines.extend(self.missing.iter().map(|one| format!("{:<20} could not run: {}", one.name, one.why)));

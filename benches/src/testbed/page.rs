@@ -162,7 +162,9 @@ impl Page<'_> {
                      replicate and tidegate standby, each with a QEMU. Where the VM is not replicated, its plane is there and \
                      holds nothing. Where sch_plug holds, so does the plane, and behind it a router VM with Debian's kernel is \
                      told of each close and each commit as the plane is; sch_plug gives nobody an answer to wait for, so a VM \
-                     may run again before its epoch has begun there."
+                     may run again before its epoch has begun there. The server has 128 MiB, the relay 512 (its libraries lie in \
+                     its memory): where the kernel does not tell which pages changed, a checkpoint compares all of them while \
+                     the VM stands still, so the relay's pauses are longer, whatever holds."
                 }
                 dl {
                     @for (name, value) in &rows {
