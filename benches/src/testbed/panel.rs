@@ -256,7 +256,11 @@ impl Panel {
             stream.arrivals.retain(|arrival| within(arrival.at_ns));
         }
         all.retain(|stream| stream.arrivals.len() >= CALL);
-        let (heard, sent): (Vec<_>, Vec<_>) = all.into_iter().partition(|stream| stream.from.ip() == SERVER);
+        let (mut heard, mut sent): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|stream| stream.from.ip() == SERVER);
+        // Of two phones the caller has the lower ports.
+        heard.sort_by_key(|stream| stream.to.port());
+        sent.sort_by_key(|stream| stream.from.port());
         if heard.is_empty() {
             return Err(Failure::new(format!(
                 "{}: there is no call from {SERVER} in it; run it again with --again",

@@ -165,6 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_meets_every_event_from_then_on_in_their_order() {
+        let shared = Shared::default();
+        shared.take(r#"{"event":"step","step":"close","epoch":1}"#);
+        let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let list = Arc::clone(&seen);
+        shared.lock().follower = Some(Box::new(move |event| {
+            list.lock().expect("no panic").extend(event["epoch"].as_u64());
+        }));
+        shared.take(r#"{"event":"step","step":"close","epoch":2}"#);
+        shared.take(r#"{"event":"step","step":"commit","epoch":3}"#);
+        assert_eq!(*seen.lock().expect("no panic"), [2, 3]);
+        assert_eq!(shared.lock().events.len(), 3);
+    }
+
+    #[test]
     fn an_event_is_found_and_the_end_of_the_process_ends_a_wait() {
         let telling = told(r#"not json\n{"event":"promoted","epoch":3}\n"#);
         assert_eq!(telling.wait("promoted", Duration::from_secs(5)).expect("told")["epoch"], 3);
