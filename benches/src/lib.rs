@@ -8,6 +8,8 @@
 //! | [`cost`] | instructions for a frame of each class, under callgrind |
 //! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
 //! | [`peers`] | tidegate beside what one would otherwise run: voice, TCP, frames a second |
+//! | [`hosts`] | the same traffic between two or three hosts with NICs |
+//! | [`sweep`] | how often a VM should be checkpointed |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
 //!
 //! Nothing here judges by itself: a bench reports numbers and whether the aim is met, and fails for a missed
@@ -24,6 +26,7 @@ pub mod dut;
 pub mod failure;
 pub mod frames;
 pub mod generator;
+pub mod hosts;
 pub mod idle;
 pub mod machine;
 pub mod memory_lane;
@@ -33,6 +36,7 @@ pub mod replay;
 pub mod report;
 pub mod source;
 pub mod stats;
+pub mod sweep;
 pub mod testbed;
 pub mod trial;
 pub mod variant;

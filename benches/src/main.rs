@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use tidegate_benches::contest::Rules;
 use tidegate_benches::failure::Result;
+use tidegate_benches::hosts::command as hosts;
 use tidegate_benches::report::Telling;
+use tidegate_benches::sweep::command as sweep;
 use tidegate_benches::testbed::figures;
 use tidegate_benches::{ceiling, classify, cost, generator, idle, peers, variant};
 
@@ -84,6 +86,14 @@ enum Bench {
         after_help = "Examples:\n  scripts/bench peers --out /tmp/peers\n  scripts/bench peers --only filter-buffer --only tidegate-realtime --json\n\nWhat cannot run here is named in the report, with the reason."
     )]
     Peers(peers::Options),
+    /// The best checkpoint interval: a VM replicated at one after the other, under calls and TCP
+    #[command(
+        after_help = "Examples:\n  scripts/bench sweep --out /tmp/sweep\n  scripts/bench sweep --out /tmp/sweep --intervals 50ms,100ms,auto --calls 1,8 --loads full\n\nInterrupted, it goes on with what was not complete."
+    )]
+    Sweep(sweep::Options),
+    /// Calls, TCP and SIP through a plane between two or three hosts with NICs of their own
+    #[command(subcommand)]
+    Hosts(hosts::Command),
     /// One run of `cost`, to be run by valgrind
     #[command(hide = true)]
     CostRun(cost::Run),
@@ -112,6 +122,8 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Classify { options, telling } => classify::run(&options, telling),
         Bench::Figures(options) => figures::run(&options),
         Bench::Peers(options) => peers::run(&options),
+        Bench::Sweep(options) => sweep::run(&options),
+        Bench::Hosts(command) => hosts::run(&command),
         Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),
         Bench::Generate(order) => {
             generator::run(&order)?;

@@ -61,6 +61,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// The connection.
+    pub fn stream(&self) -> &UnixStream {
+        self.lines.get_ref()
+    }
+
     /// Connects and reads the greeting.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         let shown = path.display().to_string();

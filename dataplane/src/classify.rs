@@ -40,9 +40,7 @@ pub struct Classifier {
 pub enum Srtcp {
     /// It goes with its media.
     Passes,
-    /// It waits for its commit from the guest's first lease on.
-    WaitsOnceLeased,
-    /// It waits for its commit.
+    /// It waits for its commit, where the guest is protected.
     Waits,
 }
 
@@ -91,14 +89,6 @@ impl Classifier {
     /// Sets what becomes of SRTCP.
     pub fn set_srtcp(&mut self, srtcp: Srtcp) {
         self.srtcp = srtcp;
-    }
-
-    /// The guest is under a lease: somebody may take over from it.
-    #[inline(always)]
-    pub fn under_a_lease(&mut self) {
-        if self.srtcp == Srtcp::WaitsOnceLeased {
-            self.srtcp = Srtcp::Waits;
-        }
     }
 
     /// Takes a stream over from the dead primary; false when there is no room for it.

@@ -179,6 +179,18 @@ fn a_lane_joins_with_what_the_guest_is() {
     assert_eq!(stale.committed(), 4, "but what it holds leaves with the commits");
 }
 
+/// The renewal that was on its way when somebody opened the guest would fence one that has no standby.
+#[test]
+fn a_late_lease_finds_an_open_guest_and_leaves_it_open() {
+    let (mut guest, gates) = guest(1);
+    guest.lease(GENERATION, 1000_u64, 10).unwrap();
+    let ticket = guest.begin_unprotect(true, true).unwrap();
+    poll(&gates[0], 0);
+    assert_eq!(outcome(&mut guest, ticket), Some(Outcome::Done));
+    assert_eq!(guest.lease(GENERATION, 2000_u64, 20), Err(Refusal::WrongMode(Mode::Open)));
+    assert!(!guest.is_leased() && !guest.is_fenced(3000));
+}
+
 #[test]
 fn a_lease_never_shrinks_and_ends_for_good() {
     let (mut guest, gates) = guest(1);

@@ -38,6 +38,8 @@ pub struct Event {
     pub name: String,
     /// What belongs to it.
     pub data: Value,
+    /// When it happened by the plane's account, nanoseconds since 1970 (a microsecond's resolution).
+    pub at_ns: u64,
     /// When this client read it, nanoseconds since 1970.
     pub read_at_ns: u64,
 }
@@ -113,7 +115,9 @@ impl ControlClient {
         if self.events.len() == 65_536 {
             self.events.pop_front();
         }
+        let stamp = |key: &str| message["timestamp"][key].as_u64().unwrap_or(0);
         self.events.push_back(Event {
+            at_ns: stamp("seconds") * 1_000_000_000 + stamp("microseconds") * 1_000,
             name: name.to_owned(),
             data: message["data"].clone(),
             read_at_ns: crate::wall_clock::now_ns(),

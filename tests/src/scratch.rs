@@ -2,7 +2,7 @@
 //! stays for a day otherwise, so that its logs can be read.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -64,11 +64,22 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.keep {
+            // Who listened there has ended.
+            for socket in sockets(&self.path) {
+                let _ = fs::remove_file(socket);
+            }
             eprintln!("the logs are kept in {}", self.path.display());
         } else {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// Sockets in a directory.
+pub fn sockets(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_socket = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| FileTypeExt::is_socket(&kind));
+    entries.filter(is_socket).map(|entry| entry.path()).collect()
 }
 
 /// Removes what tests left behind that are no more, when it has lain there for `age`.
@@ -95,6 +106,18 @@ pub(crate) fn owner_is_gone(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_that_are_kept_are_logs_alone() {
+        let scratch = Scratch::new().expect("a directory");
+        let path = scratch.path().to_owned();
+        fs::write(scratch.file("log"), "a line").expect("written");
+        let _listener = std::os::unix::net::UnixListener::bind(scratch.file("sock")).expect("bound");
+        assert_eq!(sockets(&path), [scratch.file("sock")]);
+        drop(scratch);
+        assert!(path.join("log").exists() && sockets(&path).is_empty());
+        fs::remove_dir_all(path).expect("removed");
+    }
 
     #[test]
     fn only_names_of_dead_owners_are_swept() {

@@ -188,6 +188,105 @@ fn peers_report_who_ran_and_who_could_not_and_why() {
     assert!(report["missing"][0]["why"].as_str().is_some_and(|why| why.contains("vswitchd")), "{report}");
 }
 
+/// A fixed interval and `auto`, with real checkpoints, calls, signalling and TCP.
+#[test]
+fn sweep_measures_a_replicated_vm_at_a_fixed_interval_and_at_auto() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sweep-{}", std::process::id()));
+    let dir = out.display().to_string();
+    let arguments = [
+        "sweep",
+        "--out",
+        &dir,
+        "--intervals",
+        "100ms,auto",
+        "--calls",
+        "2",
+        "--loads",
+        "paced",
+        "--length",
+        "2s",
+    ];
+    let report = bench(&arguments);
+    let cells = report["cells"].as_array().expect("cells");
+    assert_eq!((cells.len(), &report["missing"]), (2, &Value::Array(vec![])), "{report}");
+    let positive = |cell: &Value, path: &str| {
+        let value = cell.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}: {cell}"));
+        assert!(value > 0.0, "{path}: {cell}");
+    };
+    for cell in cells {
+        for path in [
+            "/interval_ms",
+            "/checkpoints",
+            "/pause_ms/median",
+            "/committed_after_ms/median",
+            "/checkpoint_bytes/median",
+            "/tcp_outward_mbit",
+            "/transaction/p50_ms",
+            "/transaction/n",
+            "/signalling/p50_ms",
+            "/signalling/n",
+            "/held/max_bytes",
+            "/voice/mos_60/min",
+        ] {
+            positive(cell, path);
+        }
+        assert_eq!(cell["voice"]["heard"], 2, "{cell}");
+    }
+    let advice = &report["verdict"]["advice"][0];
+    let says = advice["calls_come_ms"].as_f64().expect("the rule says something");
+    assert!(
+        (25.0..=400.0).contains(&says) && advice["auto_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+        "{advice}"
+    );
+    let told = std::fs::read_to_string(out.join("auto/calls-2-tcp-paced/primary.jsonl"))
+        .expect("raw samples are kept");
+    assert!(told.contains("\"interval_ms\""), "{told}");
+    let page = std::fs::read_to_string(out.join("sweep.html")).expect("a report");
+    assert!(page.contains("INVITE to 200 OK") && out.join("signalling.svg").exists());
+    assert_eq!(bench(&arguments), report, "what is complete is not measured again");
+    let _ = std::fs::remove_dir_all(out);
+}
+
+/// Generator, plane and sink as three namespaces, each led over its control port.
+#[test]
+fn hosts_put_calls_tcp_and_sip_through_a_plane_and_keep_every_packet() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hosts-{}", std::process::id()));
+    std::fs::create_dir_all(&out).expect("a directory below target/tmp");
+    let runs = out.join("runs.toml");
+    let text = "[[run]]\nname = \"short\"\npolicy = \"realtime\"\ninterval = \"100ms\"\nlength = \"3s\"\ncalls = 20\n\
+                tcp = \"2M\"\ntransactions = 20\nsip = 4\n";
+    std::fs::write(&runs, text).expect("the runs");
+    let (dir, file) = (out.display().to_string(), runs.display().to_string());
+    let arguments = ["hosts", "local", "--out", &dir, "--runs", &file];
+    let report = bench(&arguments);
+    let run = &report["runs"][0];
+    assert_eq!((&run["kept"], &report["missing"]), (&Value::Null, &Value::Array(vec![])), "{report}");
+    for way in ["outward", "inward"] {
+        let number = |key: &str| run[way][key].as_u64().unwrap_or_else(|| panic!("{way}.{key}: {run}"));
+        assert_eq!(number("calls"), 20, "{way}: {run}");
+        assert!(number("sent") >= 1000 && number("lost") * 10 < number("sent"), "{way}: {run}");
+        assert!(run[way]["latency"]["p50_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{way}: {run}");
+    }
+    assert!(run["tcp_mbit"].as_f64().is_some_and(|mbit| mbit > 0.1), "{run}");
+    for (key, least) in [("transactions", 10), ("sip_tcp", 3), ("sip_udp", 3)] {
+        assert!(run[key]["n"].as_u64().is_some_and(|n| n >= least), "{key}: {run}");
+    }
+    // What is held waits for an epoch's commit; media does not.
+    let p50 = |value: &Value| value["p50_ms"].as_f64().unwrap_or_default();
+    assert!(p50(&run["transactions"]) > 10.0, "transactions were held: {run}");
+    let kept = std::fs::metadata(out.join("short/sink-received.bin")).expect("raw samples are kept").len();
+    assert!(kept >= 24 * 1000, "{kept}");
+    assert!(std::fs::read_to_string(out.join("hosts.html")).expect("a report").contains("short"));
+    assert_eq!(bench(&arguments), report, "what is complete is not run again");
+    let _ = std::fs::remove_dir_all(out);
+}
+
 #[test]
 fn a_wrong_name_is_wrong_use() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");

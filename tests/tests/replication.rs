@@ -9,8 +9,6 @@ use serde_json::json;
 use tidegate_tests::control_client::ControlClient;
 use tidegate_tests::ensure;
 use tidegate_tests::failure::{Failure, Result};
-use tidegate_tests::laboratory::tidegate;
-use tidegate_tests::plane::Kind;
 use tidegate_tests::prompter::Prompter;
 use tidegate_tests::qmp::Qmp;
 use tidegate_tests::scratch::Scratch;
@@ -18,17 +16,14 @@ use tidegate_tests::survival::blow::signal_all;
 use tidegate_tests::survival::call::Call;
 use tidegate_tests::survival::client::{Client, Habit};
 use tidegate_tests::survival::host::{Host, save};
-use tidegate_tests::survival::pair::{Pair, Wish, World, guests};
+use tidegate_tests::survival::pair::{Link, Pair, Wish, World, guests};
 use tidegate_tests::survival::telling::Telling;
 
 /// Longer than anything needs that would happen if it did.
 const A_WHILE: Duration = Duration::from_millis(1500);
 
 fn world() -> Result<World> {
-    let Kind::Tidegate(tidegate) = tidegate()? else {
-        return Err(Failure::new("the laboratory has no tidegate"));
-    };
-    World::open(tidegate, Path::new(env!("CARGO_BIN_EXE_teller")))
+    World::open(Path::new(env!("CARGO_BIN_EXE_teller")))
 }
 
 /// `decide = witness`: a QEMU that died, a link that was cut, a host that froze and comes back, a standby that died.
@@ -53,7 +48,7 @@ fn a_witness_lends_the_lease_to_one_of_two() -> Result<()> {
 
     // Both reach the witness: the primary goes on, and its standby, which cannot be told anything, is refused.
     let guest = "on_backup_lost = \"release\"\n";
-    let mut pair = Pair::start(&world, Wish { cuttable: true, guest, ..wish })?;
+    let mut pair = Pair::start(&world, Wish { link: Link::Cuttable, guest, ..wish })?;
     let mark = pair.mark();
     pair.cut()?.stand_still();
     let refused = pair.told(1, "refused-by-witness", mark[1])?;
@@ -233,6 +228,32 @@ fn a_guest_stays_held_and_ends_in_order() -> Result<()> {
     let [_, b] = pair.finish()?;
     ensure!(guests(&b) == 0, "the standby's guest spoke");
     scratch.passed();
+    Ok(())
+}
+
+/// libvirt reboots a guest by letting it shut down in a QEMU that stays, and resetting that: it is protected on, and nobody
+/// brings back an older one.
+#[test]
+fn a_guest_that_is_rebooted_as_libvirt_does_is_protected_on() -> Result<()> {
+    let world = world()?;
+    let mut pair = Pair::start(&world, Wish::default())?;
+    let mut monitor = pair.hosts[0].guest.second_monitor()?;
+    monitor.execute("set-action", json!({ "shutdown": "pause" }))?;
+    // It does not live to answer.
+    let _ = pair.hosts[0].guest.command("poweroff -f", Duration::from_millis(200));
+    while monitor.status()? != "shutdown" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    monitor.execute("system_reset", json!({}))?;
+    monitor.resume()?;
+    std::thread::sleep(3 * A_WHILE);
+    let mark = pair.mark();
+    pair.told(0, "checkpoint", mark[0])?;
+    let (ended, promoted) = (pair.primary.count("guest-shutdown"), pair.backup.count("promoted"));
+    ensure!(ended == 0 && promoted == 0, "{}", pair.failure("a reboot was taken for an end"));
+    // Its clients' connections went with it.
+    pair.hosts.iter_mut().for_each(Host::passed);
     Ok(())
 }
 

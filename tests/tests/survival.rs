@@ -1,16 +1,17 @@
 //! The primary of a replicated VM dies, at each step of a checkpoint and at any moment, and no peer ever sees something
 //! that the backup does not know. `scripts/survival --long` is the long form.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tidegate_tests::ensure;
-use tidegate_tests::failure::{Failure, Result};
+use tidegate_tests::failure::{Context, Failure, Result};
 use tidegate_tests::laboratory::tidegate;
 use tidegate_tests::plane::Kind;
-use tidegate_tests::process::Program;
-use tidegate_tests::scratch::Scratch;
+use tidegate_tests::process::{Program, Running};
+use tidegate_tests::scratch::{Scratch, sockets};
 use tidegate_tests::survival::cli::{Args, By, survive};
 use tidegate_tests::survival::trial::VERDICT;
 use tidegate_tests::wall_clock::wait_until;
@@ -91,16 +92,20 @@ fn a_call_by_dtls_srtp_goes_on_and_no_index_is_seen_twice() -> Result<()> {
     Ok(())
 }
 
-/// Names with this process id in them: what a run leaves, if it leaves something.
-fn left_by(pid: u32) -> Vec<String> {
+/// What a run with this process id has left, if it has left something. Of a run that failed the logs may stay.
+fn left_by(pid: u32, failed: bool) -> Vec<String> {
     let mark = format!("tg-{pid}-");
     let mut left = Vec::new();
-    for place in ["/run/netns", "/dev/shm", "/var/run/dpdk", "/tmp"] {
+    for place in ["/run/netns", "/dev/shm", "/dev/hugepages", "/var/run/dpdk", "/tmp"] {
         for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
-            // The logs of a whole trial with a fault are meant to stay.
-            let meant = entry.path().join(VERDICT).exists();
+            // So are those of a whole trial with a fault.
+            let meant = place == "/tmp" && (failed || entry.path().join(VERDICT).exists());
             let path = entry.path().display().to_string();
-            left.extend((path.contains(&mark) && !meant).then_some(path));
+            if path.contains(&mark) && meant {
+                left.extend(sockets(&entry.path()).iter().map(|socket| socket.display().to_string()));
+            } else if path.contains(&mark) {
+                left.push(path);
+            }
         }
     }
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -111,35 +116,88 @@ fn left_by(pid: u32) -> Vec<String> {
     left
 }
 
-#[test]
-fn an_interrupted_run_leaves_nothing_behind() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let bin = program()?;
-    let bin = bin.parent().unwrap_or(Path::new("/"));
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/survival");
-    let mut run = Program::new(script)
-        .args("--kills 5 --by hand --json")
-        .variable("TIDEGATE_BIN_DIR", &bin.display().to_string())
-        .start(&scratch, "survival")?;
-    // After the first trial it is in the middle of the second.
-    run.wait_for_line("\"event\":\"trial\"", Duration::from_secs(400))?;
-    std::thread::sleep(Duration::from_millis(2500));
-    let children = format!("/proc/{0}/task/{0}/children", run.pid());
-    let children = std::fs::read_to_string(children).unwrap_or_default();
-    let harness: u32 = children
-        .split_whitespace()
-        .next()
-        .and_then(|pid| pid.parse().ok())
-        .ok_or_else(|| run.failure("has no child that could be the harness"))?;
-    let before = left_by(harness);
-    ensure!(before.len() > 6, "it is not in the middle of a trial: {before:?}");
-    run.stop(Signal::SIGTERM, Duration::from_secs(20))?;
+fn leaves_nothing(harness: u32, failed: bool) -> Result<()> {
     let mut left = Vec::new();
     wait_until(Duration::from_secs(5), Duration::from_millis(50), || {
-        left = left_by(harness);
+        left = left_by(harness, failed);
         left.is_empty()
     });
     ensure!(left.is_empty(), "it left behind\n{}", left.join("\n"));
+    Ok(())
+}
+
+/// `scripts/survival`, and the process id of the harness that it has started.
+fn started(bin: &Path, words: &str, scratch: &Scratch) -> Result<(Running, u32)> {
+    let run = Program::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/survival"))
+        .args(words)
+        .variable("TIDEGATE_BIN_DIR", &bin.display().to_string())
+        .start(scratch, "survival")?;
+    let children = format!("/proc/{0}/task/{0}/children", run.pid());
+    let mut harness = None;
+    wait_until(Duration::from_secs(20), Duration::from_millis(5), || {
+        let children = std::fs::read_to_string(&children).unwrap_or_default();
+        let named = |pid: &u32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.starts_with("tidegate-surviv")
+        };
+        harness = children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(named);
+        harness.is_some()
+    });
+    harness.map(|harness| (run, harness)).ok_or_else(|| Failure::new("scripts/survival started no harness"))
+}
+
+#[test]
+fn a_run_that_is_interrupted_leaves_nothing_behind() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let bin = program()?;
+    let bin = bin.parent().unwrap_or(Path::new("/"));
+    let (mut run, harness) = started(bin, "--kills 5 --json", &scratch)?;
+    // After the first trial it is in the middle of the second.
+    run.wait_for_line("\"event\":\"trial\"", Duration::from_secs(400))?;
+    let mut before = Vec::new();
+    // Both sides of the replication are at work.
+    wait_until(Duration::from_secs(60), Duration::from_millis(50), || {
+        before = left_by(harness, false);
+        before.iter().any(|line| line.contains("replicate"))
+            && before.iter().any(|line| line.contains("standby"))
+    });
+    ensure!(before.len() > 8, "it is not in the middle of a trial: {before:?}");
+    run.stop(Signal::SIGTERM, Duration::from_secs(20))?;
+    leaves_nothing(harness, false)?;
+    scratch.passed();
+    Ok(())
+}
+
+/// A step fails in the middle of a trial: the primary's program ends as soon as it has started.
+#[test]
+fn a_run_that_fails_leaves_nothing_but_its_logs() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let real = program()?;
+    let real = real.parent().unwrap_or(Path::new("/"));
+    let real = real.canonicalize().context(|| format!("cannot find {}", real.display()))?;
+    let bin = scratch.file("bin");
+    std::fs::create_dir(&bin).context(|| format!("cannot make {}", bin.display()))?;
+    for name in ["tidegate-plane", "tidegate-survival", "teller"] {
+        std::os::unix::fs::symlink(real.join(name), bin.join(name))
+            .context(|| format!("cannot link {name}"))?;
+    }
+    // It looks for the others beside itself.
+    std::fs::copy(real.join("tidegate"), bin.join("tidegate"))
+        .context(|| "cannot copy tidegate".to_owned())?;
+    let replica = format!(
+        "#!/bin/sh\n[ \"$1\" != replicate ] || exit 1\nexec {} \"$@\"\n",
+        real.join("tidegate-replica").display()
+    );
+    let file = bin.join("tidegate-replica");
+    std::fs::write(&file, replica).context(|| format!("cannot write {}", file.display()))?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
+        .context(|| format!("cannot set the mode of {}", file.display()))?;
+    let (mut run, harness) = started(&bin, "--kills 1 --json", &scratch)?;
+    let status = run.wait(Duration::from_secs(400))?;
+    let said = run.output();
+    ensure!(status.code() == Some(1), "it ended with {status}:\n{said}");
+    ensure!(said.contains("the guest was not protected"), "something else failed:\n{said}");
+    leaves_nothing(harness, true)?;
     scratch.passed();
     Ok(())
 }

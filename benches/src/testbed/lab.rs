@@ -10,7 +10,7 @@ use tidegate_tests::laboratory::alone;
 use tidegate_tests::process::{Program, Running};
 use tidegate_tests::router::{Router, Takes};
 use tidegate_tests::scratch::Scratch;
-use tidegate_tests::survival::host::{Setting, Snapshot, TELLER_WORDS};
+use tidegate_tests::survival::host::{HOLD_FRAMES, Setting, Snapshot, TELLER_WORDS};
 use tidegate_tests::survival::network::{Network, port, wire};
 use tidegate_tests::wall_clock::wait_until;
 
@@ -81,7 +81,13 @@ impl Lab {
             };
             let image = GuestImage::build(program, service)?;
             let tidegate = &self.programs.tidegate;
-            let setting = Setting { tidegate, image: &image, policy: "bypass-all", guest: "" };
+            let setting = Setting {
+                tidegate,
+                image: &image,
+                policy: "bypass-all",
+                guest: "",
+                hold_frames: HOLD_FRAMES,
+            };
             let snapshot = Snapshot::take(&setting, &self.network)?;
             self.guests.push((image, snapshot));
         }
@@ -92,7 +98,10 @@ impl Lab {
     pub fn guest<'a>(&'a self, call: CallWay, policy: &'a str) -> Result<(&'a Snapshot, Setting<'a>)> {
         let found = self.guests.iter().find(|(image, _)| image.service == service(call));
         let (image, snapshot) = found.ok_or_else(|| Failure::new("no guest was booted"))?;
-        Ok((snapshot, Setting { tidegate: &self.programs.tidegate, image, policy, guest: "" }))
+        Ok((
+            snapshot,
+            Setting { tidegate: &self.programs.tidegate, image, policy, guest: "", hold_frames: HOLD_FRAMES },
+        ))
     }
 
     /// A router VM on the way from the first host to the peer.

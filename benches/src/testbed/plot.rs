@@ -101,12 +101,14 @@ pub fn draw(voice: &Voice, labels: Labels<'_>) -> String {
         .to_string()
 }
 
-fn line(class: &str, from: (f64, f64), to: (f64, f64)) -> Line {
+/// A straight line of a class.
+pub fn line(class: &str, from: (f64, f64), to: (f64, f64)) -> Line {
     let [x1, y1, x2, y2] = [from.0, from.1, to.0, to.1].map(|at| format!("{at:.1}"));
     Line::new().set("class", class).set("x1", x1).set("y1", y1).set("x2", x2).set("y2", y2)
 }
 
-fn word(x: f64, y: f64, anchor: &str, class: &str, text: &str) -> Text {
+/// A text of a class.
+pub fn word(x: f64, y: f64, anchor: &str, class: &str, text: &str) -> Text {
     let (x, y) = (format!("{x:.1}"), format!("{y:.1}"));
     Text::new(text).set("class", class).set("x", x).set("y", y).set("text-anchor", anchor)
 }

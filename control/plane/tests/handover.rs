@@ -3,46 +3,10 @@
 
 mod rig;
 
+use rig::call::{GUEST, MAC, PEER, heard, rtp, send, udp};
 use rig::{Client, Rig, within};
 use serde_json::{Value, json};
 use std::time::Duration;
-
-const GUEST: [u8; 4] = [10, 0, 0, 2];
-const PEER: [u8; 4] = [10, 0, 0, 9];
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-
-fn sum(bytes: &[u8]) -> [u8; 2] {
-    let mut sum: u32 =
-        bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |b| u32::from(*b))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
-}
-
-fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
-    let length = (8 + payload.len() as u16).to_be_bytes();
-    let mut udp = [ports[0].to_be_bytes(), ports[1].to_be_bytes(), length, [0; 2]].concat();
-    udp.extend(payload);
-    let check = sum(&[&GUEST[..], &PEER, &[0, 17], &length, &udp].concat());
-    udp[6..8].copy_from_slice(&check);
-    let mut header = vec![0x45, 0];
-    header.extend((20 + udp.len() as u16).to_be_bytes());
-    header.extend([0, 7, 0, 0, 64, 17, 0, 0]);
-    header.extend([GUEST, PEER].concat());
-    let check = sum(&header);
-    header[10..12].copy_from_slice(&check);
-    [&[2, 0, 0, 0, 0, 9][..], &MAC, &[8, 0], &header, &udp].concat()
-}
-
-fn rtp(sequence: u16, ssrc: u32) -> Vec<u8> {
-    let mut rtp = vec![0x80, 8];
-    rtp.extend(sequence.to_be_bytes());
-    rtp.extend((u32::from(sequence) * 160).to_be_bytes());
-    rtp.extend(ssrc.to_be_bytes());
-    rtp.resize(172, 0xd5);
-    udp([4000, 7000], &rtp)
-}
 
 /// The guest asks for a neighbour, in these VLANs.
 fn arp(vlans: &[u8]) -> Vec<u8> {
@@ -51,20 +15,6 @@ fn arp(vlans: &[u8]) -> Vec<u8> {
     let mut frame = [&[0xff; 6][..], &MAC, &tags, &[8, 6], &packet].concat();
     frame.resize(60.max(frame.len()), 0);
     frame
-}
-
-fn send(rig: &Rig, frame: Vec<u8>) {
-    let end = &rig.guest_ends[0].to_lane;
-    end.lock().expect("sound").push_back(frame);
-    assert!(within(Duration::from_secs(5), || end.lock().expect("sound").is_empty()));
-    std::thread::sleep(Duration::from_millis(2));
-}
-
-/// Sequence numbers of the RTP on the wire.
-fn heard(rig: &Rig) -> Vec<u16> {
-    let wire = rig.wires[0].from_lane.lock().expect("sound");
-    let rtp = wire.iter().filter(|frame| frame.len() == 214 && frame[23] == 17);
-    rtp.map(|frame| u16::from_be_bytes([frame[44], frame[45]])).collect()
 }
 
 fn dropped(client: &mut Client, reason: &str) -> u64 {
@@ -320,17 +270,20 @@ fn srtcp_waits_on_a_guest_that_is_replicated() {
     let report = [&[0x80, 200, 0, 6][..], &[1; 24]].concat();
     let secured = [&report[..], &[0x80; 14]].concat();
     let [all, off] = ["all", "off"].map(|guard| format!("replay_guard = \"{guard}\""));
+    // Begun with or without a lease (a manager's guest has none), or protected from its start on.
     let cases = [
-        ("", false, false),
-        ("", true, true),
-        (&*all, false, true),
-        (&*off, false, false),
-        (&*off, true, false),
+        ("", "open", Some(json!({})), true),
+        ("", "open", Some(json!({"term_ms": 60_000})), true),
+        ("", "protected", None, true),
+        ("", "open", None, false),
+        (&*all, "open", Some(json!({})), true),
+        (&*off, "open", Some(json!({})), false),
+        (&*off, "open", Some(json!({"term_ms": 60_000})), false),
     ];
-    for (keys, leased, waits) in cases {
-        let rig = Rig::one(&format!("mode = \"protected\"\n{keys}"));
-        if leased {
-            rig.client().grant("protect", json!({"term_ms": 60_000}));
+    for (keys, mode, protect, waits) in cases {
+        let rig = Rig::one(&format!("mode = \"{mode}\"\n{keys}"));
+        if let Some(arguments) = &protect {
+            rig.client().grant("protect", arguments.clone());
         }
         (1..4).for_each(|n| send(&rig, rtp(n, 7)));
         assert!(within(Duration::from_secs(5), || heard(&rig).len() == 3));
@@ -341,6 +294,6 @@ fn srtcp_waits_on_a_guest_that_is_replicated() {
         );
         send(&rig, udp([4001, 7001], &secured));
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(announced(&rig, 3).len(), if waits { 1 } else { 2 }, "{keys} {leased}");
+        assert_eq!(announced(&rig, 3).len(), if waits { 1 } else { 2 }, "{keys} {mode} {protect:?}");
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! | drive | |
 //! |---|---|
-//! | empty (an ejected CD) | passes: there is nothing to differ. Whoever puts something in is asked again: judge anew on `DEVICE_TRAY_MOVED` |
+//! | empty (an ejected CD) | passes: there is nothing to differ. What is put in later is judged then, and what is refused voids every checkpoint until it is out again |
 //! | read-only | passes with `--disks read-only` and `external`: the operator vouches that the standby's QEMU has the same image |
 //! | firmware flash (UEFI variables) | passes: it is RAM to QEMU, travels with the devices' state and is written to the standby's file when that is loaded |
 //! | writable | passes with `--disks external` only: the hook makes the standby's copy one of the checkpoint's moment |
@@ -24,6 +24,8 @@ use crate::qmp::{Block, Inserted, Qmp};
 
 /// How often a hook is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How often something else is done meanwhile.
+const MEANWHILE_EVERY: Duration = Duration::from_millis(10);
 /// How much of what a hook complains about is shown.
 const COMPLAINT: u64 = 1024;
 
@@ -149,8 +151,16 @@ impl std::error::Error for HookError {}
 /// The disks of one VM, and what keeps them in step.
 #[derive(Clone, Debug)]
 pub struct DiskGuard {
+    disks: Disks,
     hook: Option<Hook>,
+    /// Something may have been put into a drive since they were judged.
+    doubted: bool,
+    /// Of the monitor.
+    events_lost: u64,
 }
+
+/// QEMU says so when something is put into a drive, or taken out.
+const MOVED: &str = "DEVICE_TRAY_MOVED";
 
 /// How long a hook may take; at a close the VM is paused meanwhile.
 const HOOK_WITHIN: Duration = Duration::from_secs(2);
@@ -158,35 +168,57 @@ const HOOK_WITHIN: Duration = Duration::from_secs(2);
 impl DiskGuard {
     /// Looks at the VM's drives; refuses those that would make the restored VM inconsistent.
     pub fn new(qmp: &mut Qmp, disks: Disks, hook: Option<&Path>) -> Result<DiskGuard, String> {
-        let drives = qmp.blocks().map_err(|e| e.to_string())?;
-        judge(disks, &drives).map_err(|e| e.to_string())?;
-        Ok(DiskGuard { hook: hook.map(|path| Hook::new(path.to_owned(), HOOK_WITHIN)) })
+        let mut guard =
+            DiskGuard { disks, doubted: true, events_lost: qmp.events_lost(), ..DiskGuard::of_standby(hook) };
+        guard.look(qmp)?;
+        Ok(guard)
     }
 
     /// A standby's: the drives of its QEMU are the primary's to be judged.
     pub fn of_standby(hook: Option<&Path>) -> DiskGuard {
-        DiskGuard { hook: hook.map(|path| Hook::new(path.to_owned(), HOOK_WITHIN)) }
+        let hook = hook.map(|path| Hook::new(path.to_owned(), HOOK_WITHIN));
+        DiskGuard { disks: Disks::None, hook, doubted: false, events_lost: 0 }
     }
 
-    /// Inside the pause that ends this epoch.
-    pub fn close(&self, epoch: u64) -> Result<(), String> {
-        self.call(Moment::Close, epoch)
+    /// The next look judges, whatever QEMU has said.
+    pub fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    /// Judges the drives again when something may have been put into one. As long as it is refused there is no checkpoint.
+    pub fn look(&mut self, qmp: &mut Qmp) -> Result<(), String> {
+        let lost = std::mem::replace(&mut self.events_lost, qmp.events_lost());
+        self.doubted |= qmp.has_event(MOVED) || lost != self.events_lost;
+        if !self.doubted {
+            return Ok(());
+        }
+        // Before the drives are asked: what moves then is looked at again.
+        qmp.forget_events(MOVED);
+        let drives = qmp.blocks().map_err(|e| e.to_string())?;
+        judge(self.disks, &drives).map_err(|e| e.to_string())?;
+        self.doubted = false;
+        Ok(())
+    }
+
+    /// Inside the pause that ends this epoch. `meanwhile` is done every few milliseconds until the hook has ended.
+    pub fn close(&self, epoch: u64, meanwhile: &mut dyn FnMut()) -> Result<(), String> {
+        self.call(Moment::Close, epoch, meanwhile)
     }
 
     /// The standby has this epoch's checkpoint.
     pub fn commit(&self, epoch: u64) -> Result<(), String> {
-        self.call(Moment::Commit, epoch)
+        self.call(Moment::Commit, epoch, &mut || {})
     }
 
     /// On the standby, before the VM is loaded.
     pub fn promote(&self, epoch: u64) -> Result<(), String> {
-        self.call(Moment::Promote, epoch)
+        self.call(Moment::Promote, epoch, &mut || {})
     }
 
-    fn call(&self, moment: Moment, epoch: u64) -> Result<(), String> {
+    fn call(&self, moment: Moment, epoch: u64, meanwhile: &mut dyn FnMut()) -> Result<(), String> {
         self.hook
             .as_ref()
-            .map_or(Ok(()), |hook| hook.call(moment, epoch).map(drop).map_err(|e| e.to_string()))
+            .map_or(Ok(()), |hook| hook.call(moment, epoch, meanwhile).map(drop).map_err(|e| e.to_string()))
     }
 }
 
@@ -204,8 +236,13 @@ impl Hook {
     }
 
     /// Calls it and waits for its end; how long that took.
-    pub fn call(&self, moment: Moment, epoch: u64) -> Result<Duration, HookError> {
-        let begin = Instant::now();
+    pub fn call(
+        &self,
+        moment: Moment,
+        epoch: u64,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Duration, HookError> {
+        let (begin, mut next) = (Instant::now(), MEANWHILE_EVERY);
         let mut child = Command::new(&self.path)
             .args([moment.word(), &epoch.to_string()])
             .stdin(Stdio::null())
@@ -216,7 +253,13 @@ impl Hook {
         let status = loop {
             match child.try_wait() {
                 Ok(Some(status)) => break status,
-                Ok(None) if begin.elapsed() < self.within => std::thread::sleep(LOOK_EVERY),
+                Ok(None) if begin.elapsed() < self.within => {
+                    std::thread::sleep(LOOK_EVERY);
+                    if begin.elapsed() >= next {
+                        meanwhile();
+                        next = begin.elapsed() + MEANWHILE_EVERY;
+                    }
+                }
                 outcome => {
                     let _ = child.kill();
                     let _ = child.wait();
@@ -292,7 +335,7 @@ mod tests {
         let log = directory.path().join("log");
         let hook = hook(&directory, &format!("echo \"$@\" >>{}", log.display()));
         for (moment, epoch) in [(Moment::Close, 7), (Moment::Commit, 7), (Moment::Promote, 8)] {
-            hook.call(moment, epoch).unwrap();
+            hook.call(moment, epoch, &mut || {}).unwrap();
         }
         assert_eq!(fs::read_to_string(log).unwrap(), "close 7\ncommit 7\npromote 8\n");
     }
@@ -300,12 +343,13 @@ mod tests {
     #[test]
     fn a_hook_that_fails_or_hangs_is_no_success() {
         let directory = tempfile::tempdir().unwrap();
-        let failing =
-            hook(&directory, "sleep 2 & echo no room >&2; exit 3").call(Moment::Close, 1).unwrap_err();
+        let failing = hook(&directory, "sleep 2 & echo no room >&2; exit 3")
+            .call(Moment::Close, 1, &mut || {})
+            .unwrap_err();
         assert!(failing.to_string().contains("no room"), "{failing}");
         let hanging = Hook { within: Duration::from_millis(100), ..hook(&directory, "exec sleep 30") };
-        assert!(matches!(hanging.call(Moment::Close, 1), Err(HookError::Timeout(_))));
+        assert!(matches!(hanging.call(Moment::Close, 1, &mut || {}), Err(HookError::Timeout(_))));
         let missing = Hook::new("/nonexistent/hook".into(), Duration::from_secs(1));
-        assert!(matches!(missing.call(Moment::Close, 1), Err(HookError::Start(_))));
+        assert!(matches!(missing.call(Moment::Close, 1, &mut || {}), Err(HookError::Start(_))));
     }
 }

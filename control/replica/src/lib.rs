@@ -10,6 +10,7 @@
 //! Both are clients of their plane's control socket: the plane holds, the lease lives in its lcore (I9), and a commit
 //! is given when the standby has *acknowledged* the complete checkpoint.
 
+pub mod cadence;
 pub mod certs;
 pub mod checkpoint;
 pub mod chronicle;

@@ -1,6 +1,7 @@
 //! The plane's control socket, as replication uses it: one connection that controls the guest, shared by the threads
 //! that close, commit and renew the lease.
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ impl Plane {
     /// Connects, and looks that there is such a guest. `guest` may be left out where the plane has one only.
     pub fn connect(socket: &Path, guest: Option<&str>) -> Result<Plane, ClientError> {
         let mut client = Client::connect(socket)?;
-        let pid = client.greeting().tidegate.pid;
+        let pid = plane_pid(&client)?;
         let all = client.execute("guests", json!({}))?;
         let names: Vec<&str> =
             all["guests"].as_array().into_iter().flatten().filter_map(|g| g["guest"].as_str()).collect();
@@ -218,6 +219,20 @@ impl Plane {
     }
 }
 
+/// The plane's process, whose end says that nothing of its guest leaves any more: so it must be the one that has the socket,
+/// seen from here. Another one's end would say nothing.
+fn plane_pid(client: &Client) -> Result<u32, ClientError> {
+    let told = client.greeting().tidegate.pid;
+    let listens = getsockopt(client.stream(), PeerCredentials).map(|peer| peer.pid()).unwrap_or(0);
+    if u32::try_from(listens) == Ok(told) {
+        return Ok(told);
+    }
+    Err(ClientError::Answer(format!(
+        "the plane says that it is process {told}, and its socket is that of process {listens}: run this where the plane \
+         runs, in the same container (PID namespace) and without a proxy between them"
+    )))
+}
+
 /// All threads of the process are past their last system call. What its end takes after that (ports and memory go back,
 /// its parent looks) lasts tens of milliseconds, in which a takeover need not wait.
 fn has_ended(pid: u32) -> bool {
@@ -248,6 +263,25 @@ fn is_exiting(stat: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As from another PID namespace, or through a proxy.
+    #[test]
+    fn a_plane_that_is_another_process_than_its_socket_tells_is_refused() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let own = std::process::id();
+        let says = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            writeln!(stream, r#"{{"tidegate":{{"version":"0","pid":{},"capabilities":[]}}}}"#, own + 1)
+                .unwrap();
+            stream
+        });
+        let refused = Plane::connect(&path, None).unwrap_err().to_string();
+        drop(says.join());
+        assert!(refused.contains(&own.to_string()) && refused.contains("PID namespace"), "{refused}");
+    }
 
     #[test]
     fn a_process_has_ended_when_all_its_threads_exit() {

@@ -54,7 +54,8 @@ pub struct Vm {
     qmp: Mutex<Qmp>,
     answered_ns: AtomicU64,
     gone: AtomicBool,
-    shut_down: AtomicBool,
+    /// When the guest shut down, if it has and was not reset since.
+    shut_down_ns: AtomicU64,
 }
 
 /// The monitor, for as long as one keeps it.
@@ -86,8 +87,9 @@ impl Driving<'_> {
     /// Notes what an answer says of QEMU's life, and hands it on.
     pub fn noting<T>(&mut self, result: Result<T, QmpError>) -> Result<T, QmpError> {
         // Before anybody learns that QEMU is gone: its last word may still lie in the connection.
-        if let Ok(Some(_)) = self.qmp.wait_event(Instant::now(), says_that_the_guest_ended) {
-            self.vm.shut_down.store(true, Relaxed);
+        while let Ok(Some(event)) = self.qmp.wait_event(Instant::now(), tells_of_the_guests_end) {
+            let ended = event.name == "SHUTDOWN";
+            self.vm.shut_down_ns.store(if ended { monotonic_ns() } else { 0 }, Relaxed);
         }
         match &result {
             Ok(_) => self.answered(),
@@ -105,11 +107,16 @@ pub fn streamed_ram(vm: &Vm) -> Result<u64, String> {
     Ok(size + size / 64)
 }
 
-/// The guest itself wanted to end. Whoever ends QEMU, and a guest that panics, did not ask it.
-fn says_that_the_guest_ended(event: &Event) -> bool {
+/// The guest itself wanted to end (whoever ends QEMU, and a guest that panics, did not ask it), or begins anew: libvirt
+/// reboots a guest by letting it shut down in a QEMU that stays, and resetting that.
+fn tells_of_the_guests_end(event: &Event) -> bool {
     let by_its_own_will = matches!(event.data["reason"].as_str(), Some("guest-shutdown" | "guest-reset"));
-    event.name == "SHUTDOWN" && event.data["guest"] == true && by_its_own_will
+    let ended = event.name == "SHUTDOWN" && event.data["guest"] == true && by_its_own_will;
+    ended || event.name == "RESET"
 }
+
+/// A QEMU that stays so long after its guest has shut down is not reset any more.
+const RESET_WITHIN: Duration = Duration::from_secs(3);
 
 impl Vm {
     /// Connects to QEMU's monitor within `timeout`.
@@ -119,7 +126,7 @@ impl Vm {
             qmp,
             answered_ns: AtomicU64::new(monotonic_ns()),
             gone: AtomicBool::new(false),
-            shut_down: AtomicBool::new(false),
+            shut_down_ns: AtomicU64::new(0),
         })
     }
 
@@ -155,9 +162,16 @@ impl Vm {
         Duration::from_nanos(monotonic_ns().saturating_sub(self.answered_ns.load(Relaxed)))
     }
 
-    /// The guest has shut down in order: that is no death.
+    /// The guest has shut down in order, for good: that is no death.
     pub fn has_shut_down(&self) -> bool {
-        self.shut_down.load(Relaxed)
+        let at = self.shut_down_ns.load(Relaxed);
+        let over = || Duration::from_nanos(monotonic_ns().saturating_sub(at)) >= RESET_WITHIN;
+        at > 0 && (self.is_gone() || over())
+    }
+
+    /// The guest has shut down: it may yet be reset, and there is nothing to take a checkpoint of until then.
+    pub fn is_down(&self) -> bool {
+        self.shut_down_ns.load(Relaxed) > 0
     }
 
     /// The monitor has ended: QEMU is gone, or will never answer again.
@@ -188,8 +202,8 @@ mod tests {
         let qmp = Qmp::over(ours, Duration::from_secs(5)).unwrap();
         ends.join().unwrap();
         let now = AtomicU64::new(monotonic_ns());
-        let no = || AtomicBool::new(false);
-        Vm { qmp: Mutex::new(qmp), answered_ns: now, gone: no(), shut_down: no() }
+        let (gone, shut_down_ns) = (AtomicBool::new(false), AtomicU64::new(0));
+        Vm { qmp: Mutex::new(qmp), answered_ns: now, gone, shut_down_ns }
     }
 
     #[test]
@@ -203,6 +217,13 @@ mod tests {
             vm.has_shut_down()
         };
         assert!(said(true, "guest-shutdown"));
+        let vm = that_ends(concat!(
+            r#"{"timestamp":{},"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}}"#,
+            "\n",
+            r#"{"timestamp":{},"event":"RESET","data":{"guest":false,"reason":"host-qmp-system-reset"}}"#,
+        ));
+        assert!(vm.look(Duration::from_secs(1)).is_some_and(|looked| looked.is_err()) && vm.is_gone());
+        assert!(!vm.has_shut_down() && !vm.is_down(), "it was rebooted: its end after that is a death");
         for (guest, reason) in [(false, "host-signal"), (false, "host-qmp-quit"), (true, "guest-panic")] {
             assert!(!said(guest, reason), "{reason}: that is a death");
         }

@@ -1,11 +1,13 @@
 //! The command line of `tidegate`.
 
 mod handover;
+mod interval;
 mod replication;
 mod start;
 mod tables;
 mod verbs;
 
+pub use interval::Interval;
 pub use replication::*;
 pub use start::{check, dpdk_version, plane_program};
 

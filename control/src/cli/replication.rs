@@ -1,7 +1,7 @@
 //! The command lines of replication. The programs behind them are in `tidegate-replica`, which `tidegate` becomes: so
 //! the client that people type with links neither TLS nor anything that maps a guest's memory.
 
-use super::{FAILED, say_error};
+use super::{FAILED, Interval, say_error};
 use crate::config::DEFAULT_SOCKET;
 use crate::quantity::span;
 use clap::{Args, Subcommand, ValueEnum};
@@ -21,6 +21,13 @@ pub enum ReplicationCommand {
     #[command(after_help = "Examples:
   tidegate replicate --qmp /run/pbx.qmp --to 10.7.0.2:7411 --certs /etc/tidegate/certs --peer host-b
   tidegate replicate --guest pbx --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval 50ms --json
+  tidegate replicate --qmp /run/pbx.qmp --to 127.0.0.1:7411 --interval auto --floor 25ms --ceiling 400ms
+
+--interval auto measures, smooths and decides after each checkpoint, between --floor and --ceiling: sqrt(2 * pause * 1 s)
+costs a guest least that stands still in each pause and whose output waits for the next (250 ms instead of 1 s while calls
+are set up). Shorter so that SIP's answers leave within 250 ms and the hold queue stays half empty; longer so that the
+guest stands still for 10 % of its time at most, 5 % while it speaks, and that a slow link keeps up. tidegate replication
+shows the interval and what decided about it; --json tells each change as an event `interval`.
 
 The VM's RAM must be a shared file: -object memory-backend-file,id=mem,size=4G,share=on,mem-path=/dev/shm/pbx
 -machine memory-backend=mem. Ends with SIGTERM or SIGINT: the standby is told that it cannot take over any more, and the
@@ -76,7 +83,7 @@ it is over. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
 }
 
 /// Who decides that a standby takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decide {
     /// The standby, once the primary is silent and its lease has ended.
@@ -121,7 +128,7 @@ pub struct LinkArgs {
     #[arg(long, value_enum, default_value_t = Decide::Standby)]
     pub decide: Decide,
     /// The witness
-    #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"))]
+    #[arg(long, value_name = "ADDR", required_if_eq("decide", "witness"), value_parser = address)]
     pub witness: Option<SocketAddr>,
     /// The name in the witness's certificate
     #[arg(long, value_name = "NAME", default_value = "witness")]
@@ -160,6 +167,14 @@ pub struct GrantArgs {
     pub media_term: Option<Duration>,
 }
 
+/// Reads `ADDRESS:PORT`. A name is not looked up: the other host is dialed again while leases run, and a resolver takes its
+/// time.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write the address in numbers and the port, 10.7.0.2:7411 or [fd00::2]:7411; names are not looked up".to_owned()
+    })
+}
+
 impl LinkArgs {
     /// Refuses times that contradict each other, in words for the command line.
     pub fn check(&self) -> Result<(), String> {
@@ -180,6 +195,16 @@ impl LinkArgs {
         }
         if media_term.is_some_and(|media| media > term) {
             return Err("--media-term is a part of --term: it cannot be longer".into());
+        }
+        Ok(())
+    }
+
+    /// The same for the side that listens at `here`: nobody from elsewhere is let in without a certificate.
+    pub fn check_listen(&self, here: SocketAddr) -> Result<(), String> {
+        if self.certs.is_none() && !here.ip().is_loopback() {
+            return Err(format!(
+                "{here} is not on loopback: make certificates (tidegate certs) and name them with --certs"
+            ));
         }
         Ok(())
     }
@@ -206,14 +231,14 @@ pub struct ReplicateArgs {
     #[allow(missing_docs)]
     pub vm: VmArgs,
     /// The standby
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub to: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub link: LinkArgs,
-    /// From one checkpoint to the next
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
-    pub interval: Duration,
+    /// From one checkpoint to the next; `auto` follows what a checkpoint costs and what waits for it, see below
+    #[arg(long, value_name = "TIME|auto", default_value = "100ms")]
+    pub interval: Interval,
     /// The earliest next one, when output waits and asks for it
     #[arg(long, value_name = "TIME", default_value = "40ms", value_parser = span)]
     pub floor: Duration,
@@ -236,8 +261,8 @@ pub struct ReplicateArgs {
     /// How the guest's disks are kept in step
     #[arg(long, value_enum, default_value_t = Disks::None)]
     pub disks: Disks,
-    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement. A pause of more than
-    /// three times --dead-after counts as the VM's death: make that and the standby's --term longer for a slow one
+    /// Called as `PATH close EPOCH` inside the pause and `PATH commit EPOCH` after the acknowledgement. It has 2 s each time;
+    /// the standby needs a hook too
     #[arg(long, value_name = "PATH", required_if_eq("disks", "external"))]
     pub disk_hook: Option<PathBuf>,
     /// This process's own socket: tidegate replication
@@ -252,7 +277,7 @@ pub struct StandbyArgs {
     #[allow(missing_docs)]
     pub vm: VmArgs,
     /// Where the primary finds this standby
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -263,7 +288,8 @@ pub struct StandbyArgs {
     /// After a promotion hold at once, for a backup of its own; otherwise the guest is open
     #[arg(long)]
     pub protected: bool,
-    /// Called as `PATH promote EPOCH` before the VM is loaded: makes the disks those of that epoch's close
+    /// Called as `PATH promote EPOCH` before the VM is loaded: makes the disks those of that epoch's close. A primary with
+    /// --disks external takes no standby without
     #[arg(long, value_name = "PATH")]
     pub disk_hook: Option<PathBuf>,
     /// All of RAM comes with every checkpoint: the primary says --full
@@ -290,7 +316,7 @@ pub struct XenSendArgs {
     #[arg(long)]
     pub takeover: bool,
     /// The backup host
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub to: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -319,7 +345,7 @@ pub struct XenReceiveArgs {
     #[arg(long)]
     pub takeover: bool,
     /// Where the primary finds this host
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: SocketAddr,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -395,7 +421,7 @@ pub struct CertsArgs {
 #[derive(Clone, Debug, Args)]
 pub struct WitnessArgs {
     /// Where to listen: ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub listen: SocketAddr,
     /// Directory with ca.pem, NODE.pem and NODE.key; not needed on loopback alone
     #[arg(long, value_name = "DIR")]
@@ -454,34 +480,4 @@ pub(super) fn hand_over() -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        link: LinkArgs,
-    }
-
-    fn link(words: &str) -> LinkArgs {
-        Line::parse_from(std::iter::once("x").chain(words.split_ascii_whitespace())).link
-    }
-
-    #[test]
-    fn what_contradicts_itself_is_refused_with_the_option_to_change() {
-        let ms = Duration::from_millis;
-        let grants =
-            |term, media_term: Option<u64>| GrantArgs { term: ms(term), media_term: media_term.map(ms) };
-        let [near, far]: [SocketAddr; 2] =
-            ["127.0.0.1:1", "10.7.0.2:1"].map(|at| at.parse().expect("an address"));
-        assert_eq!(link("").check_dial(near), Ok(()));
-        assert!(link("").check_dial(far).unwrap_err().contains("--certs"));
-        assert_eq!(link("--certs /d --peer b").check_dial(far), Ok(()));
-        assert!(link("--certs /d").check_dial(near).unwrap_err().contains("--peer"));
-        assert!(link("--beat 100ms").check_dial(near).unwrap_err().contains("--dead-after"));
-        assert_eq!(link("").check_grants(&grants(90, Some(45))), Ok(()));
-        assert!(link("").check_grants(&grants(20, None)).unwrap_err().contains("--term"));
-        assert!(link("").check_grants(&grants(90, Some(91))).unwrap_err().contains("--media-term"));
-    }
-}
+mod tests;

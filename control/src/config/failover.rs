@@ -1,6 +1,6 @@
 //! What a guest's configuration says of the time after a failover.
 
-use super::{Guest, Mode};
+use super::Guest;
 use serde::{Deserialize, Serialize};
 use tidegate_dataplane::classify::Srtcp;
 
@@ -27,14 +27,12 @@ impl Guest {
         self.replay_guard.unwrap_or(ReplayGuard::All)
     }
 
-    /// SRTCP waits for its commit, because its index would come round again after a failover: where the configuration
-    /// speaks of one, and once somebody leases the guest.
+    /// SRTCP waits for its commit wherever the guest is protected, because its index would come round again after a
+    /// failover: whoever protects it may bring it back, with a lease or without.
     pub fn srtcp(&self) -> Srtcp {
-        match self.replay_guard {
-            Some(ReplayGuard::Off) => Srtcp::Passes,
-            Some(_) => Srtcp::Waits,
-            None if self.leased || self.mode == Mode::Muted => Srtcp::Waits,
-            None => Srtcp::WaitsOnceLeased,
+        match self.replay_guard() {
+            ReplayGuard::Off => Srtcp::Passes,
+            ReplayGuard::All | ReplayGuard::Srtp => Srtcp::Waits,
         }
     }
 
@@ -59,11 +57,9 @@ mod tests {
     }
 
     #[test]
-    fn srtcp_waits_where_the_configuration_speaks_of_a_failover() {
+    fn srtcp_waits_unless_replays_are_not_guarded_against() {
         for (keys, guard, srtcp) in [
-            ("", ReplayGuard::All, Srtcp::WaitsOnceLeased),
-            ("leased = true", ReplayGuard::All, Srtcp::Waits),
-            ("mode = \"muted\"", ReplayGuard::All, Srtcp::Waits),
+            ("", ReplayGuard::All, Srtcp::Waits),
             ("leased = true\nreplay_guard = \"off\"", ReplayGuard::Off, Srtcp::Passes),
             ("replay_guard = \"srtp\"", ReplayGuard::Srtp, Srtcp::Waits),
             ("replay_guard = \"all\"", ReplayGuard::All, Srtcp::Waits),

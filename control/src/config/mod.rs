@@ -152,8 +152,8 @@ pub struct Guest {
     /// What `backup-lost`, with evidence, does. Default: `stay`.
     #[serde(default)]
     pub on_backup_lost: OnBackupLost,
-    /// What a promoted standby refuses of that which the dead primary may have sent before. Default: `all`. Named here, or
-    /// where the guest starts muted or is ever leased, it also has SRTCP wait for its commit.
+    /// What a promoted standby refuses of that which the dead primary may have sent before. Default: `all`. Unless it
+    /// is `off`, SRTCP waits for its commit.
     #[serde(default)]
     pub replay_guard: Option<ReplayGuard>,
     /// When the plane announces the guest to switches and neighbours after it was unmuted, milliseconds, at most 32

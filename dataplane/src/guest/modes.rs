@@ -125,11 +125,15 @@ impl Guest {
         self.begin(Order::Policy, Then::Nothing)
     }
 
-    /// Prolongs the lease to the moments of `lease`. Refused once it has ended (I9: only a new generation helps).
+    /// Prolongs the lease to the moments of `lease`. Refused once it has ended (I9: only a new generation helps), and for an
+    /// open guest that has none: whoever opened it knows of no standby, and a late lease would only fence it.
     pub fn lease(&mut self, generation: u64, lease: impl Into<Lease>, now_tsc: u64) -> Result<(), Refusal> {
         let lease = lease.into();
         if generation != self.generation {
             return Err(Refusal::Generation(self.generation));
+        }
+        if self.mode == Mode::Open && !self.leased {
+            return Err(Refusal::WrongMode(self.mode));
         }
         if self.is_fenced(now_tsc) {
             return Err(Refusal::Fenced);

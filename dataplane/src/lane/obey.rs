@@ -3,7 +3,7 @@
 use super::Lane;
 use crate::class::DropReason;
 use crate::ear::LESSONS_A_POLL;
-use crate::gate::{Closed, NO_LEASE, Order};
+use crate::gate::{Closed, Order};
 use crate::guest::Mode;
 use crate::port::{BURST, Port};
 use crate::tsc::Clock;
@@ -25,11 +25,7 @@ where
         if self.shared.gate.order_number() != self.orders_done {
             self.carry_out();
         }
-        let lease = self.shared.gate.lease();
-        if lease != NO_LEASE {
-            self.classifier.under_a_lease();
-        }
-        if now >= lease && !self.fenced {
+        if now >= self.shared.gate.lease() && !self.fenced {
             self.fall_fence();
         }
         if self.listener.is_taught() {

@@ -2,7 +2,7 @@
 //! and answers a call with a voice of its own.
 //!
 //! Words: `tcp=ADDRESS:PORT` (accounts), `sip=ADDRESS:PORT` (one call at a time, by UDP), `media=PORT`,
-//! `marks=ADDRESS:PORT` (to whom), `every_us=N` (from one mark to the next, default 10000).
+//! `pbx=ADDRESS:PORT` (many calls, by TCP), `marks=ADDRESS:PORT` (to whom), `every_us=N` (from one mark to the next, default 10000).
 
 #[path = "../survival/account.rs"]
 #[allow(dead_code)]
@@ -10,6 +10,8 @@ mod account;
 #[path = "../survival/mark.rs"]
 #[allow(dead_code)]
 mod mark;
+#[path = "../../guest/pbx.rs"]
+mod pbx;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -200,7 +202,7 @@ fn media_address(invite: &str) -> Option<SocketAddr> {
 
 fn usage(word: &str) -> ! {
     eprintln!(
-        "teller: {word:?} is none of tcp=ADDRESS:PORT sip=ADDRESS:PORT media=PORT marks=ADDRESS:PORT every_us=N"
+        "teller: {word:?} is none of tcp=ADDRESS:PORT sip=ADDRESS:PORT media=PORT pbx=ADDRESS:PORT marks=ADDRESS:PORT every_us=N"
     );
     std::process::exit(2);
 }
@@ -209,12 +211,14 @@ fn main() -> std::io::Result<()> {
     let draws = Arc::new(Draws::new()?);
     let (mut tcp, mut sip, mut marks): (Option<SocketAddr>, Option<SocketAddr>, Option<SocketAddr>) =
         (None, None, None);
+    let mut pbx: Option<SocketAddr> = None;
     let (mut media, mut every) = (6400, Duration::from_millis(10));
     for word in std::env::args().skip(1) {
         let Some((key, value)) = word.split_once('=') else { usage(&word) };
         match key {
             "tcp" => tcp = Some(value.parse().unwrap_or_else(|_| usage(&word))),
             "sip" => sip = Some(value.parse().unwrap_or_else(|_| usage(&word))),
+            "pbx" => pbx = Some(value.parse().unwrap_or_else(|_| usage(&word))),
             "marks" => marks = Some(value.parse().unwrap_or_else(|_| usage(&word))),
             "media" => media = value.parse().unwrap_or_else(|_| usage(&word)),
             "every_us" => every = Duration::from_micros(value.parse().unwrap_or_else(|_| usage(&word))),
@@ -232,6 +236,10 @@ fn main() -> std::io::Result<()> {
     if let Some(to) = marks {
         let draws = Arc::clone(&draws);
         threads.push(std::thread::spawn(move || mark_time(to, every, &draws)));
+    }
+    if let Some(own) = pbx {
+        let draws = Arc::clone(&draws);
+        threads.push(std::thread::spawn(move || pbx::serve(own, &draws)));
     }
     if let Some(own) = sip {
         threads.push(std::thread::spawn(move || answer_calls(own, media, &draws)));

@@ -16,7 +16,8 @@ use crate::qmp::Qmp;
 use crate::scratch::Scratch;
 use crate::wall_clock::wait_until;
 
-const INTERVAL: Duration = Duration::from_millis(100);
+/// From one checkpoint to the next.
+pub const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Shared {

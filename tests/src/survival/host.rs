@@ -29,8 +29,12 @@ const fn memory_mib(service: Service) -> u32 {
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 
+/// A quota that nothing here comes near.
+pub const HOLD_FRAMES: u32 = 8192;
+
 /// What the teller does, see `bin/teller.rs`; for the guest with commas between the words.
-pub const TELLER_WORDS: &str = "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 marks=10.9.0.1:9700";
+pub const TELLER_WORDS: &str =
+    "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 pbx=10.9.0.2:5060 marks=10.9.0.1:9700";
 /// What else the guest does: see `guest/init.sh`.
 const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
 /// What a guest does that relays. A tmpfs would take half of the memory at most.
@@ -38,7 +42,7 @@ const RELAY_WORDS: &str = "rootfstype=ramfs tg.nic0=10.9.0.2/24 tg.relay=10.9.0.
 
 /// Waits for both iperf3s, and for the teller and the phone or the proxy.
 fn listens(service: Service) -> String {
-    let ports = if service == Service::Relay { "5060 5201 5202" } else { "5100 5201 5202 5081" };
+    let ports = if service == Service::Relay { "5060 5201 5202" } else { "5060 5100 5201 5202 5081" };
     format!("for port in {ports}; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done")
 }
 
@@ -53,6 +57,8 @@ pub struct Setting<'a> {
     pub policy: &'a str,
     /// More lines of the guest's table in the planes' configuration.
     pub guest: &'a str,
+    /// Its lane's quota of frames.
+    pub hold_frames: u32,
 }
 
 /// A plane.
@@ -163,11 +169,12 @@ impl Host {
         (self.plane.running.pid(), self.guest.process().pid())
     }
 
-    /// Another QEMU in the place of the one that was: it waits for a state.
-    pub fn renew_guest(&mut self, setting: &Setting<'_>) -> Result<()> {
+    /// Another QEMU in the place of the one that was: it waits for a state. Its NIC has these properties too.
+    pub fn renew_guest(&mut self, setting: &Setting<'_>, properties: &str) -> Result<()> {
         self.guest.process().kill();
-        self.guest =
-            Guest::start(&guest_plan(setting, &self.plane, true), &self.plane.scratch, "qemu-again")?;
+        let mut plan = guest_plan(setting, &self.plane, true);
+        plan.nics.iter_mut().for_each(|nic| nic.properties.push_str(properties));
+        self.guest = Guest::start(&plan, &self.plane.scratch, "qemu-again")?;
         Ok(())
     }
 
@@ -204,7 +211,7 @@ fn guest_plan(setting: &Setting<'_>, plane: &Plane, waits: bool) -> qemu::Plan {
 }
 
 fn configuration(setting: &Setting<'_>, side: Side, prefix: &str, scratch: &Scratch) -> String {
-    let Setting { policy, guest: more, .. } = setting;
+    let Setting { policy, guest: more, hold_frames, .. } = setting;
     let mode = ["open", "muted"][side];
     format!(
         "[eal]\nlcores = [1]\ncontrol_cpus = [0]\nmemory_mb = 128\nhugepages = \"no\"\nidle = \"backoff\"\n\
@@ -213,7 +220,7 @@ fn configuration(setting: &Setting<'_>, side: Side, prefix: &str, scratch: &Scra
          [[guest]]\nname = \"{GUEST}\"\npolicy = \"{policy}\"\nmode = \"{mode}\"\nreplay_guard = \"all\"\n\
          close_timeout_ms = 250\nsip_ports = [5060, 5070]\nsource = \"socket\"\n{more}\n\
          [[guest.lane]]\nguest_port = \"net_vhost0,iface={},queues=1,client=0\"\n\
-         wire_port = \"net_af_packet0,iface={}\"\nlcore = 1\nhold_frames = 8192\nhold_bytes = \"8MiB\"\n",
+         wire_port = \"net_af_packet0,iface={}\"\nlcore = 1\nhold_frames = {hold_frames}\nhold_bytes = \"8MiB\"\n",
         scratch.file("control.sock").display(),
         scratch.file("vhost.sock").display(),
         wire(side),

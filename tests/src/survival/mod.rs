@@ -8,11 +8,13 @@
 //! replication step by step takes a [`pair`].
 
 pub mod account;
+pub mod aims;
 pub mod blow;
 pub mod call;
 pub mod cli;
 pub mod client;
 pub mod dialog;
+pub mod frozen;
 pub mod hand;
 pub mod host;
 pub mod mark;

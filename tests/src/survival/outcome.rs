@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 use super::blow::{ANY_MOMENT, Blow, Struck};
 use super::seen::{Heard, Saying, Secured};
 
+/// The parts of an outage, as a standby reports them.
+const PARTS: [&str; 6] =
+    ["detection_ms", "decision_ms", "load_ms", "run_ms", "first_frame_ms", "first_rtp_ms"];
+
 /// See the module's head.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
@@ -80,6 +84,12 @@ impl Outcome {
         self.fences = count(primary, "fenced");
     }
 
+    /// The step that the blow was meant for and did not meet.
+    pub fn missed(&self) -> Option<&'static str> {
+        let wanted = self.blow?.moment;
+        (self.guarded && wanted != self.moment).then_some(wanted)
+    }
+
     /// Something was held when it struck.
     pub fn held(&self) -> bool {
         self.struck.is_some_and(|struck| struck.held > 0)
@@ -110,7 +120,7 @@ impl Outcome {
         if let Some(why) = &self.dialog {
             fault(true, format!("the dialog by TLS: {why}"));
         }
-        let Secured { packets, twice, reports_twice, handshakes, .. } = self.secured;
+        let Secured { packets, twice, reports, reports_twice, handshakes, .. } = self.secured;
         fault(self.guarded && twice > 0, format!("{twice} SRTP packets came twice"));
         fault(self.guarded && reports_twice > 0, format!("{reports_twice} SRTCP indices came twice"));
         fault(
@@ -118,6 +128,7 @@ impl Outcome {
             format!("{handshakes} DTLS handshake messages after the blow: its keys were made anew"),
         );
         fault(packets == 0, "no SRTP was seen".to_owned());
+        fault(reports == 0, "no SRTCP was seen".to_owned());
         if let Some(stands) = &self.stands {
             fault(true, format!("{stands} did not go on"));
         }
@@ -131,6 +142,10 @@ impl Outcome {
                 fault(self.struck.is_none(), "nothing was killed".to_owned());
                 let silent = self.promotion.is_some() && (self.numbered[1] == 0 || self.heard.after == 0);
                 fault(silent, "nothing was seen on the successor's wire".to_owned());
+                let told = self.guarded && self.promotion.is_some();
+                for part in PARTS.iter().filter(|part| told && self.reported(part).is_none()) {
+                    fault(true, format!("the report of the outage has no {part}"));
+                }
             }
             None => {
                 fault(self.promotions > 0, format!("{} promotions without a death", self.promotions));
@@ -149,6 +164,7 @@ impl Outcome {
             "event": "trial",
             "victim": self.blow.map_or("none", |blow| blow.victim.name()),
             "moment": if self.moment.is_empty() { ANY_MOMENT } else { self.moment },
+            "missed_step": self.missed(),
             "held": self.struck.map(|struck| struck.held),
             "acknowledged": self.acknowledged,
             "lost_acks": self.lost_acks,
@@ -188,7 +204,10 @@ mod tests {
             moment: "save",
             guarded: true,
             struck: Some(Struck { at_ns: 5, held: 3 }),
-            promotion: Some(json!({ "load_ms": 20.5 })),
+            promotion: Some(json!({
+                "detection_ms": 50.0, "decision_ms": 40.0, "load_ms": 20.5, "run_ms": 2.5, "first_frame_ms": 9.0,
+                "first_rtp_ms": 30.0,
+            })),
             acknowledged: 40,
             numbered: [100, 100],
             heard: Heard { packets: 100, twice: 0, gap_ns: 150_000_000, after: 50 },
@@ -209,7 +228,7 @@ mod tests {
     #[test]
     fn each_promise_has_a_fault_of_its_own() {
         type Harm = fn(&mut Outcome);
-        let harms: [(Harm, &str); 16] = [
+        let harms: [(Harm, &str); 18] = [
             (|o| o.lost_acks = 1, "lost"),
             (|o| o.broken.push("reset".to_owned()), "reset"),
             (|o| o.early.push(Saying::Mark(7)), "backup knew"),
@@ -221,6 +240,8 @@ mod tests {
             (|o| o.secured.reports_twice = 1, "SRTCP indices came twice"),
             (|o| o.secured.handshakes = 1, "made anew"),
             (|o| o.secured.packets = 0, "no SRTP"),
+            (|o| o.secured.reports = 0, "no SRTCP"),
+            (|o| o.promotion.as_mut().expect("one")["first_rtp_ms"] = Value::Null, "no first_rtp_ms"),
             (|o| o.stands = Some("client 0".to_owned()), "client 0"),
             (|o| o.numbered[0] = 0, "primary's wire"),
             (|o| o.heard.after = 0, "successor's wire"),
@@ -233,6 +254,15 @@ mod tests {
             let faults = outcome.faults();
             assert!(faults.len() == 1 && faults[0].contains(word), "{word}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn a_step_that_was_missed_is_told() {
+        assert_eq!((good().missed(), &good().to_json()["missed_step"]), (None, &Value::Null));
+        let late = Outcome { moment: ANY_MOMENT, ..good() };
+        assert_eq!((late.missed(), &late.to_json()["missed_step"]), (Some("save"), &json!("save")));
+        // By hand there are no steps to meet.
+        assert_eq!(Outcome { guarded: false, ..late }.missed(), None);
     }
 
     #[test]

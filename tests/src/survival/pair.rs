@@ -10,17 +10,18 @@ use serde_json::Value;
 
 use super::blow::signal_all;
 use super::client::{Client, Habit};
-use super::host::{Host, Setting, Snapshot};
+use super::host::{HOLD_FRAMES, Host, Setting, Snapshot};
 use super::network::{Network, Side, port};
 use super::relay::{Cut, Relay};
-use super::replication::{free_address, side};
+use super::replication::side;
 use super::seen;
 use super::telling::Telling;
 use crate::capture::{Capture, Frame};
 use crate::ensure;
 use crate::failure::{Failure, Result};
 use crate::guest_image::{GuestImage, Service};
-use crate::laboratory::{alone, from_guest};
+use crate::laboratory::{alone, from_guest, tidegate};
+use crate::plane::Kind;
 use crate::process::{Program, Running, tail};
 
 /// A first copy, a promotion, a session that begins anew: on a machine with other things to do.
@@ -39,12 +40,21 @@ pub struct World {
 }
 
 impl World {
-    /// Boots the guest that every pair begins with.
-    pub fn open(tidegate: PathBuf, teller: &Path) -> Result<World> {
+    /// Boots the guest that every pair begins with; the programs are the laboratory's.
+    pub fn open(teller: &Path) -> Result<World> {
+        let Kind::Tidegate(tidegate) = tidegate()? else {
+            return Err(Failure::new("the laboratory has no tidegate"));
+        };
         let alone = alone()?;
         let image = GuestImage::build(teller, Service::Accounts)?;
         let network = Network::new()?;
-        let setting = Setting { tidegate: &tidegate, image: &image, policy: "bypass-all", guest: "" };
+        let setting = Setting {
+            tidegate: &tidegate,
+            image: &image,
+            policy: "bypass-all",
+            guest: "",
+            hold_frames: HOLD_FRAMES,
+        };
         let snapshot = Snapshot::take(&setting, &network)?;
         Ok(World { network, snapshot, image, tidegate, _alone: alone })
     }
@@ -52,6 +62,11 @@ impl World {
     /// A `tidegate` command on the hosts.
     pub fn tidegate(&self, words: &str) -> Program {
         Program::new(&self.tidegate).args(words).inside(&self.network.hosts[0])
+    }
+
+    /// `tidegate VERB` beside a host's plane and QEMU, in the first host's network.
+    pub fn beside(&self, host: &Host, verb: &str) -> Program {
+        side(&self.tidegate, verb, &self.network.hosts[0], host)
     }
 
     /// Both hosts, the guest running on the first, and nothing that replicates it.
@@ -79,11 +94,17 @@ impl World {
 
     /// An address of the hosts that is free.
     pub fn address(&self) -> Result<SocketAddr> {
-        free_address(&self.network)
+        self.network.free_address()
     }
 
     fn setting<'a>(&'a self, wish: &Wish<'a>) -> Setting<'a> {
-        Setting { tidegate: &self.tidegate, image: &self.image, policy: "realtime", guest: wish.guest }
+        Setting {
+            tidegate: &self.tidegate,
+            image: &self.image,
+            policy: "realtime",
+            guest: wish.guest,
+            hold_frames: wish.hold_frames.unwrap_or(HOLD_FRAMES),
+        }
     }
 }
 
@@ -98,8 +119,31 @@ pub struct Wish<'a> {
     pub standby: &'a str,
     /// Lines of the guest's table in the planes' configuration.
     pub guest: &'a str,
-    /// The link is one that can be cut.
-    pub cuttable: bool,
+    /// What is between the two.
+    pub link: Link,
+    /// The planes' quotas, where they are to be small.
+    pub hold_frames: Option<u32>,
+}
+
+/// What is between primary and standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Link {
+    /// One host's loopback.
+    #[default]
+    Loopback,
+    /// The same, and it can be cut.
+    Cuttable,
+    /// The same, and it is slow until somebody heals it.
+    Slow,
+    /// A wire from host to host.
+    Wire,
+}
+
+impl Link {
+    /// Where its standby is.
+    fn host(self) -> Side {
+        usize::from(self == Link::Wire)
+    }
 }
 
 /// See the module's head. The fields go in this order.
@@ -127,6 +171,15 @@ pub struct Pair<'w> {
 impl<'w> Pair<'w> {
     /// Starts it, and waits until the guest is protected and its clients are served.
     pub fn start(world: &'w World, wish: Wish<'w>) -> Result<Pair<'w>> {
+        Pair::start_after(world, wish, |_, _| Ok(()))
+    }
+
+    /// The same; before its primary dials, the standby already waits at this address for visits beside the first host.
+    pub fn start_after(
+        world: &'w World,
+        wish: Wish<'w>,
+        visits: impl FnOnce(&Host, SocketAddr) -> Result<()>,
+    ) -> Result<Pair<'w>> {
         let network = &world.network;
         network.forget()?;
         let hosts = Host::pair(&world.setting(&wish), network)?;
@@ -135,16 +188,23 @@ impl<'w> Pair<'w> {
         };
         let captures = [capture(0)?, capture(1)?];
         world.snapshot.run(&hosts[0])?;
-        let listen = free_address(network)?;
+        let listen = match wish.link {
+            Link::Wire => network.free_link_address()?,
+            _ => network.free_address()?,
+        };
         let (standby, backup) = stand_by(world, &wish, &hosts[1], listen, 0)?;
-        let (relay, to) = match wish.cuttable {
-            true => {
+        visits(&hosts[0], listen)?;
+        let (relay, to) = match wish.link {
+            Link::Cuttable | Link::Slow => {
                 let (relay, to) = Relay::open(&network.hosts[0], listen)?;
                 (Some(relay), to)
             }
-            false => (None, listen),
+            Link::Loopback | Link::Wire => (None, listen),
         };
-        let (replicate, told) = side(&world.tidegate, "replicate", network, &hosts[0])
+        if let (Some(relay), Link::Slow) = (&relay, wish.link) {
+            relay.cut().slow_down();
+        }
+        let (replicate, told) = side(&world.tidegate, "replicate", &network.hosts[0], &hosts[0])
             .args(&format!("--to {to} {} {}", wish.both, wish.primary))
             .start_telling(hosts[0].scratch(), "replicate")?;
         let primary = Telling::read(told, &hosts[0].scratch().file("told.jsonl"));
@@ -234,7 +294,12 @@ impl<'w> Pair<'w> {
 
     /// The standby has ended: a new QEMU waits at its host, and a new standby at its address.
     pub fn take_in(&mut self) -> Result<()> {
-        self.hosts[1].renew_guest(&self.world.setting(&self.wish))?;
+        self.take_in_one_with("")
+    }
+
+    /// The same with a QEMU whose NIC has these properties, beginning with a comma.
+    pub fn take_in_one_with(&mut self, properties: &str) -> Result<()> {
+        self.hosts[1].renew_guest(&self.world.setting(&self.wish), properties)?;
         let (standby, backup) = stand_by(self.world, &self.wish, &self.hosts[1], self.listen, self.standbys)?;
         (self.standby, self.backup) = (standby, backup);
         self.standbys += 1;
@@ -314,7 +379,7 @@ fn stand_by(
     number: usize,
 ) -> Result<(Running, Telling)> {
     let label = format!("standby{number}");
-    let (mut running, told) = side(&world.tidegate, "standby", &world.network, host)
+    let (mut running, told) = side(&world.tidegate, "standby", &world.network.hosts[wish.link.host()], host)
         .args(&format!("--listen {listen} {} {}", wish.both, wish.standby))
         .start_telling(host.scratch(), &label)?;
     let telling = Telling::read(told, &host.scratch().file(&format!("told{number}.jsonl")));

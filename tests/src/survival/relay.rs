@@ -1,4 +1,5 @@
-//! The link between the two hosts where it is to fail: a relay that passes bytes on, stands still, or hangs up.
+//! The link between the two hosts where it is to fail: a relay that passes bytes on, slowly if it is to, stands still, or
+//! hangs up.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,6 +14,11 @@ const PASSES: u8 = 0;
 const STANDS: u8 = 1;
 const HUNG_UP: u8 = 2;
 const ENDED: u8 = 3;
+const IS_SLOW: u8 = 4;
+
+/// A slow link's rest after each large piece: 32 MB/s at most. Beats are small, and not delayed.
+const SLOWNESS: Duration = Duration::from_millis(2);
+const PIECE: usize = 64 << 10;
 
 /// How often a thread looks whether something else is wanted.
 const LOOK: Duration = Duration::from_millis(2);
@@ -35,6 +41,11 @@ impl Cut {
     /// Both ends are told that the other has gone; nobody gets through.
     pub fn hang_up(&self) {
         self.0.store(HUNG_UP, Ordering::SeqCst);
+    }
+
+    /// Everything passes, but not much at a time.
+    pub fn slow_down(&self) {
+        self.0.store(IS_SLOW, Ordering::SeqCst);
     }
 
     /// As before; what stood still goes on its way.
@@ -73,7 +84,7 @@ fn serve(listener: &TcpListener, to: SocketAddr, state: &Arc<AtomicU8>) {
     loop {
         match state.load(Ordering::SeqCst) {
             ENDED => return,
-            PASSES => {}
+            PASSES | IS_SLOW => {}
             // A cut cable answers nobody.
             _ => {
                 std::thread::sleep(LOOK);
@@ -101,13 +112,18 @@ fn pass(mut from: TcpStream, mut into: TcpStream, state: &AtomicU8) {
     if quick.and(bounded).is_err() {
         return;
     }
-    let mut bytes = vec![0; 256 << 10];
+    let mut bytes = vec![0; 4 * PIECE];
     loop {
-        let read = from.read(&mut bytes);
+        let most = if state.load(Ordering::SeqCst) == IS_SLOW { PIECE } else { bytes.len() };
+        let read = from.read(&mut bytes[..most]);
         while state.load(Ordering::SeqCst) == STANDS {
             std::thread::sleep(LOOK);
         }
-        let goes_on = state.load(Ordering::SeqCst) == PASSES;
+        let now = state.load(Ordering::SeqCst);
+        let goes_on = matches!(now, PASSES | IS_SLOW);
+        if now == IS_SLOW && matches!(read, Ok(count) if count > PIECE / 2) {
+            std::thread::sleep(SLOWNESS);
+        }
         let passed = match read {
             Ok(0) => false,
             Ok(count) => goes_on && into.write_all(&bytes[..count]).is_ok(),

@@ -1,18 +1,18 @@
 //! What replicates from host A to host B in a trial: the programs under test, or the harness's own hands.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::blow::Victim;
-use super::hand::Hand;
+use super::hand::{self, Hand};
 use super::host::Host;
 use super::network::Network;
 use super::relay::{Cut, Relay};
 use super::telling::Telling;
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
+use crate::namespace::Namespace;
 use crate::plane::GUEST;
 use crate::process::{Program, Running, tail};
 
@@ -26,6 +26,16 @@ pub enum Means {
     Programs(PathBuf),
     /// Full copies, by the harness: it tests the harness itself, and a plane without its programs.
     Hand,
+}
+
+impl Means {
+    /// From one checkpoint to the next.
+    pub fn interval(&self) -> Duration {
+        match self {
+            Means::Programs(_) => Duration::from_millis(50),
+            Means::Hand => hand::INTERVAL,
+        }
+    }
 }
 
 /// Replication under way.
@@ -48,14 +58,15 @@ pub struct Programs {
 }
 
 impl Replication {
-    /// Starts it, a checkpoint every 100 ms; the guest is not protected yet.
+    /// Starts it, a checkpoint every [`Means::interval`]; the guest is not protected yet.
     pub fn start(
         means: &Means,
         network: &Network,
         hosts: &[Host; 2],
         victim: Option<Victim>,
     ) -> Result<Replication> {
-        Replication::start_paced(means, network, hosts, victim, "--interval 50ms")
+        let pace = format!("--interval {}ms", means.interval().as_millis());
+        Replication::start_paced(means, network, hosts, victim, &pace)
     }
 
     /// The same with the words for `tidegate replicate` that say when checkpoints come.
@@ -66,9 +77,20 @@ impl Replication {
         victim: Option<Victim>,
         pace: &str,
     ) -> Result<Replication> {
+        Replication::start_with(means, network, hosts, victim, [pace, ""])
+    }
+
+    /// The same with words for `tidegate replicate` and for `tidegate standby`.
+    pub fn start_with(
+        means: &Means,
+        network: &Network,
+        hosts: &[Host; 2],
+        victim: Option<Victim>,
+        words: [&str; 2],
+    ) -> Result<Replication> {
         match means {
             Means::Programs(tidegate) => {
-                let programs = Programs::start(tidegate, network, hosts, victim, pace)?;
+                let programs = Programs::start(tidegate, network, hosts, victim, words)?;
                 Ok(Replication::Programs(Box::new(programs)))
             }
             Means::Hand => Ok(Replication::Hand(Box::new(Hand::start(hosts)?))),
@@ -141,8 +163,8 @@ impl Replication {
     }
 }
 
-/// `tidegate VERB` beside a host's plane and QEMU.
-pub fn side(tidegate: &Path, verb: &str, network: &Network, host: &Host) -> Program {
+/// `tidegate VERB` beside a host's plane and QEMU, with the network that it is `inside`.
+pub fn side(tidegate: &Path, verb: &str, inside: &Namespace, host: &Host) -> Program {
     Program::new(tidegate)
         .args(verb)
         .args(&format!("--guest {GUEST} --json --socket"))
@@ -152,15 +174,7 @@ pub fn side(tidegate: &Path, verb: &str, network: &Network, host: &Host) -> Prog
         .arg("--desk")
         .arg(host.scratch().file("desk.sock").display().to_string())
         .variable("TIDEGATE_STEPS", "1")
-        .inside(&network.hosts[0])
-}
-
-/// A loopback port of the hosts that nobody listens at.
-pub fn free_address(network: &Network) -> Result<SocketAddr> {
-    network.hosts[0].enter(|| {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").context(|| "no port is free".to_owned())?;
-        listener.local_addr().context(|| "a listener without an address".to_owned())
-    })
+        .inside(inside)
 }
 
 impl Programs {
@@ -169,13 +183,13 @@ impl Programs {
         network: &Network,
         hosts: &[Host; 2],
         victim: Option<Victim>,
-        pace: &str,
+        [pace, standbys]: [&str; 2],
     ) -> Result<Programs> {
-        let listen = free_address(network)?;
+        let listen = network.free_address()?;
         let [a, b] = hosts;
-        let program = |verb: &str, host: &Host| side(tidegate, verb, network, host);
+        let program = |verb: &str, host: &Host| side(tidegate, verb, &network.hosts[0], host);
         let (standby, told) = program("standby", b)
-            .args(&format!("--listen {listen}"))
+            .args(&format!("--listen {listen} {standbys}"))
             .start_telling(b.scratch(), "standby")?;
         let backup = Telling::read(told, &b.scratch().file("told.jsonl"));
         let (relay, to) = match victim.filter(|victim| victim.needs_relay()) {

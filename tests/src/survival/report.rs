@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::aims;
+use super::blow::{ANY_MOMENT, STEPS};
 use super::outcome::Outcome;
 
+/// So many deaths of one plan meet every moment.
+pub const EVERY_MOMENT: usize = STEPS.len() + 1;
 /// At least this share of the kills must find something held.
 pub const HELD_SHARE: f64 = 0.8;
 
@@ -18,6 +22,8 @@ pub struct Report {
     pub unsafe_trials: Vec<Outcome>,
     /// Without a death.
     pub control: Option<Outcome>,
+    /// From one checkpoint to the next, milliseconds.
+    pub interval_ms: u64,
 }
 
 /// Median and largest; null without values.
@@ -33,6 +39,21 @@ fn spread(values: impl Iterator<Item = f64>) -> Value {
     }
 }
 
+/// What a run without a death came to.
+fn quiet(control: &Outcome) -> Value {
+    json!({
+        "seconds": control.protected_ms / 1000,
+        "promotions": control.promotions,
+        "fences": control.fences + usize::from(control.fenced_at_end),
+        "lost_acks": control.lost_acks,
+        "broken_tcp": control.broken.len(),
+        "acknowledged": control.acknowledged,
+        "checkpoints": control.pauses_ms.len(),
+        "pause_ms": spread(control.pauses_ms.iter().copied()),
+        "checkpoint_bytes": spread(control.bytes.iter().copied()),
+    })
+}
+
 impl Report {
     fn sum(trials: &[Outcome], of: impl Fn(&Outcome) -> usize) -> usize {
         trials.iter().map(of).sum()
@@ -46,6 +67,21 @@ impl Report {
     pub fn held_share(&self) -> f64 {
         let held = self.trials.iter().filter(|trial| trial.held()).count();
         if self.trials.is_empty() { 1.0 } else { held as f64 / self.trials.len() as f64 }
+    }
+
+    /// Moments at which a run of this length should have killed, and did not.
+    pub fn unmet(&self) -> Vec<&'static str> {
+        let tells_steps = self.trials.iter().any(|trial| trial.guarded);
+        if self.trials.len() < EVERY_MOMENT || !tells_steps {
+            return Vec::new();
+        }
+        let met = |moment: &&'static str| self.trials.iter().any(|trial| trial.moment == *moment);
+        STEPS.into_iter().chain([ANY_MOMENT]).filter(|moment| !met(moment)).collect()
+    }
+
+    /// Of two parts of the outage that follow each other, their sum in each trial.
+    fn together(&self, first: &str, second: &str) -> Value {
+        spread(self.trials.iter().filter_map(|trial| Some(trial.reported(first)? + trial.reported(second)?)))
     }
 
     /// What was promised and is not so.
@@ -71,6 +107,9 @@ impl Report {
         if self.held_share() < HELD_SHARE {
             faults.push(format!("only {:.0} % of the kills found something held", self.held_share() * 100.0));
         }
+        faults.extend(self.unmet().into_iter().map(|moment| {
+            format!("no kill fell at {moment:?}, and with {EVERY_MOMENT} kills one falls at every step")
+        }));
         let lost: u64 = self.unsafe_trials.iter().map(|trial| trial.lost_acks).sum();
         let broken = Report::sum(&self.unsafe_trials, |trial| trial.broken.len());
         if !self.unsafe_trials.is_empty() && (lost == 0 || broken == 0) {
@@ -84,21 +123,23 @@ impl Report {
     /// The last line of `--json`.
     pub fn to_json(&self) -> Value {
         let trials = &self.trials;
-        let mut moments: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        let mut moments: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         let mut victims: BTreeMap<&str, usize> = BTreeMap::new();
         for trial in trials {
-            let moment = moments.entry(trial.moment).or_default();
-            moment.0 += 1;
-            moment.1 += usize::from(trial.held());
+            moments.entry(trial.moment).or_default().push(trial.struck.map_or(0, |struck| struck.held));
             *victims.entry(trial.blow.map_or("none", |blow| blow.victim.name())).or_default() += 1;
         }
         let moments: BTreeMap<_, _> = moments
             .into_iter()
-            .map(|(moment, (kills, held))| (moment, json!({ "kills": kills, "with_frames_held": held })))
+            .map(|(moment, held)| {
+                let with = held.iter().filter(|held| **held > 0).count();
+                let frames = spread(held.iter().map(|held| *held as f64));
+                (moment, json!({ "kills": held.len(), "with_frames_held": with, "frames_held": frames }))
+            })
             .collect();
         let lost = |trials: &[Outcome]| trials.iter().map(|trial| trial.lost_acks).sum::<u64>();
         let unsafe_trials = &self.unsafe_trials;
-        json!({
+        let mut told = json!({
             "kills": trials.len(),
             "lost_acks": lost(trials),
             "broken_tcp": Report::sum(trials, |trial| trial.broken.len()),
@@ -116,6 +157,10 @@ impl Report {
                 "early_releases": Report::sum(unsafe_trials, |trial| trial.early.len()),
                 "dialogs_broken": unsafe_trials.iter().filter(|trial| trial.dialog.is_some()).count(),
             },
+            "interval_ms": self.interval_ms,
+            "detect_decide_ms": self.together("detection_ms", "decision_ms"),
+            "load_run_ms": self.together("load_ms", "run_ms"),
+            "missed_steps": trials.iter().filter_map(Outcome::missed).collect::<Vec<_>>(),
             "decision_ms": self.reported("decision_ms"),
             "run_ms": self.reported("run_ms"),
             "first_frame_ms": self.reported("first_frame_ms"),
@@ -134,19 +179,11 @@ impl Report {
             "by_moment": moments,
             "by_victim": victims,
             "trial_ms": spread(trials.iter().map(|trial| trial.all_ms as f64)),
-            "control": self.control.as_ref().map(|control| json!({
-                "seconds": control.protected_ms / 1000,
-                "promotions": control.promotions,
-                "fences": control.fences + usize::from(control.fenced_at_end),
-                "lost_acks": control.lost_acks,
-                "broken_tcp": control.broken.len(),
-                "acknowledged": control.acknowledged,
-                "checkpoints": control.pauses_ms.len(),
-                "pause_ms": spread(control.pauses_ms.iter().copied()),
-                "checkpoint_bytes": spread(control.bytes.iter().copied()),
-            })),
             "faults": self.faults(),
-        })
+        });
+        told["control"] = json!(self.control.as_ref().map(quiet));
+        told["aims"] = aims::beside(&told);
+        told
     }
 }
 
@@ -161,10 +198,12 @@ mod tests {
             blow: Some(blow),
             moment: "save",
             struck: Some(Struck { at_ns: 1, held: u64::from(at < held) }),
-            promotion: Some(json!({ "load_ms": at, "detection_ms": 50.0 })),
+            promotion: Some(
+                json!({ "load_ms": at, "run_ms": 1.0, "detection_ms": 50.0, "decision_ms": 40.0 }),
+            ),
             numbered: [10, 10],
             heard: Heard { packets: 10, twice: 0, gap_ns: 100_000_000, after: 5 },
-            secured: Secured { packets: 10, after: 5, ..Secured::default() },
+            secured: Secured { packets: 10, after: 5, reports: 1, ..Secured::default() },
             pauses_ms: vec![10.0, 20.0],
             ..Outcome::default()
         };
@@ -180,7 +219,12 @@ mod tests {
 
     #[test]
     fn a_good_run_has_the_agreed_keys_and_no_faults() {
-        let report = Report { trials: trials(10, 8), unsafe_trials: harmless_bypass(), control: None };
+        let report = Report {
+            trials: trials(10, 8),
+            unsafe_trials: harmless_bypass(),
+            interval_ms: 50,
+            ..Report::default()
+        };
         assert_eq!(report.faults(), Vec::<String>::new());
         let told = report.to_json();
         assert_eq!(
@@ -196,18 +240,52 @@ mod tests {
             (&told["bypass_all"]["lost_acks"], &told["bypass_all"]["broken_tcp"]),
             (&json!(2), &json!(1))
         );
-        assert_eq!(told["by_moment"]["save"], json!({ "kills": 10, "with_frames_held": 8 }));
+        let held = json!({ "median": 1.0, "max": 1.0, "count": 10 });
+        assert_eq!(
+            told["by_moment"]["save"],
+            json!({ "kills": 10, "with_frames_held": 8, "frames_held": held })
+        );
+        assert_eq!((&told["interval_ms"], &told["detect_decide_ms"]["max"]), (&json!(50), &json!(90.0)));
+        assert_eq!(
+            told["aims"][3],
+            json!({ "figure": "load_run_ms", "of": "max", "aim": 60.0, "is": 10.0, "met": true })
+        );
+    }
+
+    #[test]
+    fn a_run_in_which_no_kill_fell_at_a_step_is_a_fault() {
+        let met = |count| {
+            let mut trials = trials(count, count);
+            for trial in &mut trials {
+                (trial.guarded, trial.moment) = (true, trial.blow.expect("a death").moment);
+                let parts = json!({
+                    "detection_ms": 1.0, "decision_ms": 1.0, "load_ms": 1.0, "run_ms": 1.0, "first_frame_ms": 1.0,
+                    "first_rtp_ms": 1.0,
+                });
+                trial.promotion = Some(parts);
+            }
+            Report { trials, unsafe_trials: harmless_bypass(), ..Report::default() }
+        };
+        assert_eq!(met(8).faults(), Vec::<String>::new());
+        let mut missed = met(8);
+        let trial = missed.trials.iter_mut().find(|trial| trial.moment == "save").expect("one each");
+        trial.moment = ANY_MOMENT;
+        assert_eq!(missed.unmet(), ["save"]);
+        assert!(missed.faults().len() == 1 && missed.faults()[0].contains("save"), "{:?}", missed.faults());
+        assert_eq!(missed.to_json()["missed_steps"], json!(["save"]));
+        missed.trials.pop();
+        assert_eq!(missed.unmet(), [""; 0], "too few to meet all");
     }
 
     #[test]
     fn a_run_with_too_little_held_or_a_blind_comparison_is_a_fault() {
-        let thin = Report { trials: trials(10, 7), unsafe_trials: harmless_bypass(), control: None };
+        let thin = Report { trials: trials(10, 7), unsafe_trials: harmless_bypass(), ..Report::default() };
         assert!(thin.faults().iter().any(|fault| fault.contains("70 %")));
-        let blind = Report { trials: trials(10, 10), unsafe_trials: trials(2, 2), control: None };
+        let blind = Report { trials: trials(10, 10), unsafe_trials: trials(2, 2), ..Report::default() };
         assert!(blind.faults().iter().any(|fault| fault.contains("sees nothing")));
         let mut control = trials(1, 1).remove(0);
         (control.blow, control.fences) = (None, 1);
-        let fenced = Report { trials: trials(10, 10), unsafe_trials: Vec::new(), control: Some(control) };
+        let fenced = Report { trials: trials(10, 10), control: Some(control), ..Report::default() };
         assert!(fenced.faults()[0].starts_with("control run"));
         let mut lost = trials(10, 10);
         lost[4].lost_acks = 1;

@@ -27,7 +27,8 @@ const PROMOTES_WITHIN: Duration = Duration::from_secs(15);
 const AWAY: Duration = Duration::from_secs(2);
 /// How long it is watched after that.
 const WATCHED: Duration = Duration::from_millis(700);
-/// A checkpoint comes every 100 ms; a step that is not told in this time is not waited for: the call would be over.
+/// A checkpoint comes every 100 ms at most; a step that is not told in this time is not waited for: the call would be
+/// over. The blow falls all the same, and the outcome says that it missed ([`Outcome::missed`]).
 const STEP_WITHIN: Duration = Duration::from_millis(800);
 /// From the call's setup to its end: a failover lies within.
 const CALL: Duration = Duration::from_millis(4500);

@@ -14,6 +14,7 @@ const INSTALLED: i32 = 5;
 const CONFIGURED: i32 = 6;
 const NOT_RUNNING: i32 = 7;
 const RUNNING_PROMOTED: i32 = 8;
+const FAILED_PROMOTED: i32 = 9;
 
 const PRIMARY: &str = r#"{"guest":"pbx","role":"primary"}"#;
 const HOLDING: &str = r#"{"guest":"pbx","image":"holding","role":"standby"}"#;
@@ -21,6 +22,8 @@ const APPLYING: &str = r#"{"guest":"pbx","image":"applying","role":"standby"}"#;
 const EMPTY: &str = r#"{"guest":"pbx","image":"empty","role":"standby"}"#;
 const TORN: &str = r#"{"guest":"pbx","image":"torn","role":"standby"}"#;
 const PROMOTED: &str = r#"{"guest":"pbx","image":"loaded","role":"promoted"}"#;
+
+const ENDED: &str = r#"{"guest":"pbx","image":"loaded","role":"ended"}"#;
 
 const TIDEGATE: &str = r#"echo "tidegate $*" >>"$STAGE/log"
 case $1 in
@@ -138,6 +141,8 @@ fn each_role_is_told_with_the_wish_to_be_promoted() {
         ("nobody", "", NOT_RUNNING, None),
         ("primary", PRIMARY, RUNNING_PROMOTED, Some("crm_attribute -p -v 100")),
         ("standby", PROMOTED, RUNNING_PROMOTED, Some("crm_attribute -p -v 100")),
+        // Its QEMU has ended since: the cluster recovers it.
+        ("standby", ENDED, FAILED_PROMOTED, Some("crm_attribute -p -D")),
         ("standby", HOLDING, SUCCESS, Some("crm_attribute -p -v 50")),
         // The last checkpoint is there while the next is applied.
         ("standby", APPLYING, SUCCESS, Some("crm_attribute -p -v 50")),
@@ -188,7 +193,7 @@ fn the_first_promotion_boots_the_vm_where_nobody_has_a_checkpoint() {
 
 #[test]
 fn a_demoted_node_becomes_a_standby_and_a_stopped_one_nothing() {
-    for (desk, status) in [("primary", PRIMARY), ("standby", PROMOTED)] {
+    for (desk, status) in [("primary", PRIMARY), ("standby", PROMOTED), ("standby", ENDED)] {
         let node = Node::new().with(desk, status);
         node.act("demote").ended(SUCCESS, "");
         node.act("monitor").ended(SUCCESS, "");

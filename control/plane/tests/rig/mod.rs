@@ -2,6 +2,8 @@
 //! thread that the test can stop and let go on.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod call;
+
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -10,6 +10,7 @@ use crate::link::wire::{Receiver, Sender, Wire, receive, send};
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Instant;
+use tidegate_control::cli::Decide;
 
 /// Whom to dial, and as whom.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct Dial {
     pub guest: String,
     /// What this node is to it.
     pub role: Role,
+    /// See [`Hello::decide`].
+    pub decide: Decide,
+    /// See [`Hello::disk_hook`].
+    pub disk_hook: bool,
     /// Random per process start: [`incarnation`].
     pub incarnation: u64,
     /// None only between loopback addresses.
@@ -108,6 +113,8 @@ impl Dial {
             version: VERSION,
             direction,
             role: self.role,
+            decide: self.decide,
+            disk_hook: self.disk_hook,
             guest: self.guest.clone(),
             node: self.node.clone(),
             incarnation: self.incarnation,

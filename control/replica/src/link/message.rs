@@ -2,10 +2,11 @@
 
 use crate::checkpoint::{CheckpointId, RamDigest};
 use serde::{Deserialize, Serialize};
+use tidegate_control::cli::Decide;
 use tidegate_control::protocol::GuardReport;
 
 /// Version of the protocol; both sides must speak the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Longest guest or node name, bytes.
 pub const NAME_MAX: usize = 64;
@@ -61,6 +62,10 @@ pub struct Hello {
     pub direction: Direction,
     /// What the dialer is.
     pub role: Role,
+    /// Who decides that a standby takes over, as the dialer was told: both hosts must say the same.
+    pub decide: Decide,
+    /// The dialer's disks are kept in step by a hook, so a standby needs one.
+    pub disk_hook: bool,
     /// Which VM.
     pub guest: String,
     /// Who dials; with TLS the name in its certificate.

@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
+use tidegate_control::cli::Decide;
 
 const PATIENCE: Patience = Patience {
     handshake: Duration::from_secs(5),
@@ -47,6 +48,8 @@ fn dial(listener: &Listener, keys: Option<Keys>) -> Dial {
         node: "alpha".to_owned(),
         guest: "pbx".to_owned(),
         role: Role::Primary,
+        decide: Decide::Standby,
+        disk_hook: false,
         incarnation: incarnation().unwrap(),
         keys,
         patience: PATIENCE,

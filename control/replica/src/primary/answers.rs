@@ -72,6 +72,7 @@ fn hear(primary: &Primary, message: Down) -> Result<(), String> {
 pub fn granted(primary: &Primary, seq: u64, term_ms: u64, media_ms: u64) {
     let Some(lease) = primary.tenant().granted(seq, term_ms, media_ms) else { return };
     *primary.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+    let _binding = primary.binding();
     if !primary.leased.load(Relaxed) {
         return;
     }

@@ -2,8 +2,9 @@
 
 use super::epochs::{Ended, Epochs};
 use super::freight::Freight;
-use super::session::Over;
+use super::session::{DISMISSED_WITHIN, Over};
 use super::{News, Ordered, Primary, backup_lost};
+use crate::cadence::Seen;
 use crate::checkpoint::{CheckpointId, TakeTimings, Taker};
 use crate::chronicle::ms;
 use crate::disks::DiskGuard;
@@ -19,8 +20,6 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(10);
 /// The standby says when the first copy is in place; a copy that takes longer than this has a dead link.
 const SEEDED_WITHIN: Duration = Duration::from_secs(60);
-/// How long the standby may take to say that it gives up.
-const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module's head. It outlives sessions: what the standby has may still be there after a short break.
 pub struct Cycle<'p> {
@@ -39,9 +38,38 @@ pub struct Cycle<'p> {
     urged: bool,
     /// What [`Primary::media_frames`] was at the last checkpoint.
     media_frames: u64,
+    /// What [`Primary::signalling`] was then.
+    signalling: u64,
     /// One was taken that is not handed to the link.
     unsent: Option<CheckpointId>,
     closed_frames: u64,
+    closed_bytes: u64,
+    /// What the hold queues may have.
+    quota: Quota,
+}
+
+/// See [`Cycle::quota`].
+#[derive(Clone, Copy, Debug)]
+struct Quota {
+    frames: u64,
+    bytes: u64,
+}
+
+impl Quota {
+    /// Of a guest as the plane reports it: of all its lanes.
+    fn of(report: &serde_json::Value) -> Quota {
+        let sum = |key: &str| {
+            let lanes = report["lanes"].as_array().into_iter().flatten();
+            lanes.filter_map(|lane| lane[key].as_u64()).sum::<u64>()
+        };
+        Quota { frames: sum("hold_frames"), bytes: sum("hold_bytes") }
+    }
+
+    /// How much of them this is.
+    fn share(self, frames: u64, bytes: u64) -> f64 {
+        let share = |of: u64, all: u64| of as f64 / all.max(1) as f64;
+        share(frames, self.frames).max(share(bytes, self.bytes))
+    }
 }
 
 /// How long the parts of a pause took.
@@ -64,6 +92,8 @@ impl<'p> Cycle<'p> {
         taker: Taker,
         disks: DiskGuard,
     ) -> Cycle<'p> {
+        primary.paces(pacing.report());
+        let quota = Quota::of(&primary.plane.report().unwrap_or_default());
         Cycle {
             primary,
             vm,
@@ -76,8 +106,11 @@ impl<'p> Cycle<'p> {
             standby: String::new(),
             urged: false,
             media_frames: 0,
+            signalling: 0,
             unsent: None,
             closed_frames: 0,
+            closed_bytes: 0,
+            quota,
         }
     }
 
@@ -91,6 +124,9 @@ impl<'p> Cycle<'p> {
     ) -> Over {
         let primary = self.primary;
         self.standby.clone_from(&welcome.node);
+        self.disks.doubt();
+        // Epochs are counted on from what the standby holds, whatever a plane that started anew counts from.
+        primary.counts_on(welcome.newest.map_or(0, |newest| newest.id.epoch));
         let goes_on = welcome.newest.is_some_and(|newest| {
             let ours = self.last.is_some_and(|last| last.generation == newest.id.generation);
             ours && self.taker.rebase(newest.id) && self.taker.base() == newest.digest
@@ -137,7 +173,7 @@ impl<'p> Cycle<'p> {
                 // The heart has to have said it before it is taken back.
                 std::thread::sleep(self.primary.args.link.beat * 2);
                 self.primary.stopping.store(false, Relaxed);
-                if known { Over::Again } else { Over::BackupLost(evidence) }
+                if known { Over::Again } else { Over::Dismiss(evidence) }
             }
             over => over,
         }
@@ -197,6 +233,7 @@ impl<'p> Cycle<'p> {
             News::Seeded(_) => {}
             News::Landed(landed) => {
                 self.taker.acknowledged(landed.id);
+                self.pacing.acknowledged(landed.after);
                 primary.committed(&landed, &self.standby);
                 if let Err(problem) = self.disks.commit(landed.id.epoch) {
                     primary.chronicle.tell("disk-hook", json!({ "problem": problem }));
@@ -225,10 +262,10 @@ impl<'p> Cycle<'p> {
             let left = due.saturating_duration_since(Instant::now());
             // One more would only lengthen the queue: wait for the link.
             let full = self.primary.flight.len() >= self.primary.args.in_flight as usize;
-            if left.is_zero() && !full {
+            if left.is_zero() && !full && !self.vm.is_down() {
                 return Wake::Due;
             }
-            let limit = if full { LOOK } else { left.min(LOOK) };
+            let limit = if left.is_zero() { LOOK } else { left.min(LOOK) };
             match heard.recv_timeout(limit) {
                 Ok(news) => {
                     if let Err(over) = self.take_note(news) {
@@ -245,9 +282,12 @@ impl<'p> Cycle<'p> {
     fn checkpoint(&mut self, loads: &SyncSender<Freight>) -> Result<(), Over> {
         let primary = self.primary;
         self.urged = false;
+        let was = (self.media_frames, self.signalling);
         self.media_frames = primary.media_frames.load(Relaxed);
+        self.signalling = primary.signalling.load(Relaxed);
         let mut pause = Pause::default();
         let taken = self.pause(&mut pause);
+        let since = self.ran.elapsed().saturating_sub(pause.all);
         self.ran = Instant::now();
         let (taken, begins) = match taken {
             Ok(taken) => taken,
@@ -262,17 +302,39 @@ impl<'p> Cycle<'p> {
         primary.flight.depart(id, !begins, self.ran);
         self.last = Some(id);
         self.unsent = None;
+        let seen = Seen {
+            pause: pause.all,
+            filled: self.quota.share(self.closed_frames, self.closed_bytes),
+            since,
+            waits: self.closed_frames > 0,
+            media: self.media_frames != was.0,
+            signalling: self.signalling != was.1,
+        };
+        if !begins {
+            self.pace(&seen);
+        }
         primary.chronicle.checkpoint(
             pause.all,
             bytes as u64,
             json!({
                 "epoch": id.epoch, "generation": id.generation, "pause_ms": ms(pause.all), "bytes": bytes,
+                "interval_ms": ms(self.pacing.interval()), "held_bytes": self.closed_bytes,
                 "pages": pages, "device_bytes": device_bytes, "held_frames": self.closed_frames,
                 "stop_ms": ms(pause.stop), "close_ms": ms(pause.close), "save_ms": ms(pause.save),
                 "device_ms": ms(pause.take.device), "ram_ms": ms(pause.take.ram), "resume_ms": ms(pause.resume),
             }),
         );
         self.hand_over(loads, Freight::Checkpoint(taken))
+    }
+
+    /// The interval follows what a checkpoint showed, where it is to.
+    fn pace(&mut self, seen: &Seen) {
+        let moved = self.pacing.taken(seen, self.ran);
+        let report = self.pacing.report();
+        if moved {
+            self.primary.chronicle.tell("interval", report.clone());
+        }
+        self.primary.paces(report);
     }
 
     /// The pause. Whatever happens in it, the VM runs afterwards.
@@ -285,15 +347,26 @@ impl<'p> Cycle<'p> {
         let stopped = driving.stop();
         driving.noting(stopped).map_err(|e| format!("cannot pause the VM: {e}"))?;
         pause.stop = lap();
+        if self.vm.is_down() {
+            return Err("the guest has shut down".into());
+        }
         let saved = (|| {
-            let Ended { id, begins, frames } = self.epochs.close(primary)?;
-            self.closed_frames = frames;
+            self.disks.look(&mut driving)?;
+            let Ended { id, begins, frames, bytes } = self.epochs.close(primary)?;
+            (self.closed_frames, self.closed_bytes) = (frames, bytes);
             primary.chronicle.step("close", id.epoch);
-            self.disks.close(id.epoch)?;
+            // QEMU is asked on: a hook that takes its time is no death.
+            let mut lives = || {
+                let state = driving.status();
+                let _ = driving.noting(state);
+            };
+            self.disks.close(id.epoch, &mut lives)?;
             pause.close = lap();
             let taken = self.taker.take(&mut driving, id).map_err(|e| e.to_string())?;
             driving.answered();
             self.unsent = Some(id);
+            // What moved after the first look may be in it.
+            self.disks.look(&mut driving)?;
             pause.save = lap();
             pause.take = taken.timings;
             primary.chronicle.step("save", id.epoch);

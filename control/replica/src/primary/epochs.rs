@@ -14,6 +14,8 @@ pub struct Ended {
     pub begins: bool,
     /// Frames held under its stamp.
     pub frames: u64,
+    /// Bytes of those.
+    pub bytes: u64,
 }
 
 /// See the module's head.
@@ -42,7 +44,7 @@ impl Epochs {
         let ours = self.protects == Some(pulse.generation) && pulse.mode == "protected";
         if ours && !pulse.fenced {
             let closed = primary.plane.close(self.vouched).map_err(|e| e.to_string())?;
-            return Ok(Ended { id: closed.id, begins: false, frames: closed.frames });
+            return Ok(Ended { id: closed.id, begins: false, frames: closed.frames, bytes: closed.bytes });
         }
         let leased = primary.leased.load(Relaxed) || pulse.fenced;
         let lease = match (leased && primary.wants_lease(), primary.lease()) {
@@ -50,10 +52,12 @@ impl Epochs {
             (true, Some(lease)) if lease.end_ns() > monotonic_ns() => Some(lease),
             (true, _) => return Err("the guest is under a lease, and none has come yet".into()),
         };
-        let id = primary.plane.protect(pulse.epoch + 1, self.vouched, lease).map_err(|e| e.to_string())?;
+        // The checkpoint of this pause has the number before the first.
+        let first = (pulse.epoch + 1).max(primary.first_epoch.load(Relaxed) + 1);
+        let id = primary.plane.protect(first, self.vouched, lease).map_err(|e| e.to_string())?;
         primary.generation.store(id.generation, Relaxed);
         primary.bound.store(lease.is_some(), Relaxed);
         self.protects = Some(id.generation);
-        Ok(Ended { id, begins: true, frames: 0 })
+        Ok(Ended { id, begins: true, frames: 0, bytes: 0 })
     }
 }

@@ -60,7 +60,10 @@ impl Flight {
 
     /// It was sent whole.
     pub fn sent(&self, receipt: Receipt) {
-        if let Some(flying) = self.lock().iter_mut().find(|flying| flying.id == receipt.id) {
+        // A checkpoint that closed nothing has the name of the one before it.
+        if let Some(flying) =
+            self.lock().iter_mut().find(|flying| flying.id == receipt.id && flying.receipt.is_none())
+        {
             flying.receipt = Some(receipt);
         }
         self.moved.notify_all();
@@ -142,6 +145,18 @@ mod tests {
         let landed = [1, 2].map(|epoch| flight.landed(receipt(epoch)).unwrap());
         assert_eq!(landed.map(|l| (l.id.epoch, l.commits)), [(1, false), (2, true)]);
         assert_eq!(flight.len(), 1);
+    }
+
+    #[test]
+    fn two_of_the_same_name_each_have_what_was_sent_of_them() {
+        let flight = Flight::default();
+        let (first, second) = (receipt(5), Receipt { length: 7, ..receipt(5) });
+        flight.depart(first.id, true, Instant::now());
+        flight.sent(first);
+        flight.depart(second.id, false, Instant::now());
+        flight.sent(second);
+        assert!(flight.landed(first).unwrap().commits);
+        assert!(!flight.landed(second).unwrap().commits);
     }
 
     #[test]

@@ -121,6 +121,7 @@ fn lives(
 ) -> Result<(), LinkError> {
     primary.held_frames.store(pulse.held_frames, Relaxed);
     primary.media_frames.store(pulse.media_frames, Relaxed);
+    primary.signalling.store(pulse.signalling, Relaxed);
     // The lease counts from here, and the standby hears what went out until later than this before it grants: so it
     // knows all that went out but what leaves within the term.
     let seq = primary.tenant().request(monotonic_ns());

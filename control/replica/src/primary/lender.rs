@@ -25,7 +25,18 @@ pub fn dial(link: &LinkArgs, guest: &str, role: Role, incarnation: u64) -> Resul
     let peer = if keys.is_some() { link.witness_name.clone() } else { String::new() };
     let patience = session::patience(link);
     let guest = guest.to_owned();
-    Ok(Some(Dial { address: address.to_string(), peer, node, guest, role, incarnation, keys, patience }))
+    Ok(Some(Dial {
+        address: address.to_string(),
+        peer,
+        node,
+        guest,
+        role,
+        decide: link.decide,
+        disk_hook: false,
+        incarnation,
+        keys,
+        patience,
+    }))
 }
 
 /// Asks the witness for leases until the process ends.

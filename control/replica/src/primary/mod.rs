@@ -27,7 +27,7 @@ use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
-use tidegate_control::cli::{Decide, LinkArgs, ReplicateArgs};
+use tidegate_control::cli::{Decide, Disks, LinkArgs, ReplicateArgs};
 use tidegate_control::protocol::Pulse;
 
 use crate::checkpoint::{RamDigest, TakeOptions, Taker};
@@ -82,6 +82,8 @@ pub struct PrimaryArgs {
     pub desk: std::path::PathBuf,
     /// Checkpoints that may be on their way at once.
     pub in_flight: u32,
+    /// A hook keeps the disks in step: the standby needs one too.
+    pub disk_hook: bool,
 }
 
 /// See the module's head: what the threads share.
@@ -100,14 +102,22 @@ pub struct Primary {
     leased: AtomicBool,
     /// The plane was given one, in this generation.
     bound: AtomicBool,
+    /// Held by whoever gives the plane a lease, or takes it from it.
+    binding: Mutex<()>,
     /// It was told that a standby can take over.
     protected: AtomicBool,
     /// Somebody said stop.
     stopping: AtomicBool,
     generation: AtomicU64,
+    /// No epoch is numbered lower than this.
+    first_epoch: AtomicU64,
     held_frames: AtomicU64,
     /// RTP that bypassed, as the plane counts it.
     media_frames: AtomicU64,
+    /// Frames of signalling that had to wait, as it counts them.
+    signalling: AtomicU64,
+    /// The interval of the checkpoints and what decided about it, for who asks.
+    pace: Mutex<serde_json::Value>,
     /// The standby that has every committed checkpoint, for the witness.
     standby: Mutex<Option<String>>,
     /// The first request to the witness that named none, since there was one.
@@ -120,6 +130,10 @@ pub struct Primary {
 impl Primary {
     fn tenant(&self) -> MutexGuard<'_, Tenant> {
         self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn binding(&self) -> MutexGuard<'_, ()> {
+        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lease(&self) -> Option<Lease> {
@@ -166,6 +180,16 @@ impl Primary {
         }
     }
 
+    /// Checkpoints come at this pace from now on.
+    fn paces(&self, report: serde_json::Value) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// Whoever holds this epoch takes a later one only.
+    fn counts_on(&self, held: u64) {
+        self.first_epoch.fetch_max(held.saturating_add(1), Relaxed);
+    }
+
     /// True where a lease says who may speak. A manager cuts the power instead.
     fn wants_lease(&self) -> bool {
         self.args.link.decide != Decide::Manager
@@ -208,7 +232,13 @@ pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, S
         (disks, taker)
     };
     let chronicle = Chronicle::new("replicate", args.vm.json);
-    let tied = PrimaryArgs { link: args.link, to: args.to, desk: args.desk, in_flight: args.in_flight };
+    let tied = PrimaryArgs {
+        link: args.link,
+        to: args.to,
+        desk: args.desk,
+        in_flight: args.in_flight,
+        disk_hook: args.disks == Disks::External,
+    };
     let (primary, heard) = Primary::new(tied, plane, Arc::clone(&vm) as Arc<dyn SignsOfLife>, chronicle)?;
     let _desk = open_desk(&primary)?;
     primary.begin(orders)?;
@@ -237,11 +267,15 @@ impl Primary {
             lease: Mutex::new(None),
             leased: AtomicBool::new(report["leased"] == true),
             bound: AtomicBool::new(false),
+            binding: Mutex::new(()),
             protected: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             generation: AtomicU64::new(report["generation"].as_u64().unwrap_or(0)),
+            first_epoch: AtomicU64::new(0),
             held_frames: AtomicU64::new(0),
             media_frames: AtomicU64::new(0),
+            signalling: AtomicU64::new(0),
+            pace: Mutex::default(),
             standby: Mutex::new(None),
             unnamed_from: AtomicU64::new(u64::MAX),
             alone: AtomicBool::new(false),
@@ -313,14 +347,17 @@ fn replicate(primary: &Primary, heard: &mpsc::Receiver<News>, mut cycle: cycle::
                 session::wait_without(primary, heard, Duration::from_millis(200))
             }
         };
+        let over = match over {
+            session::Over::Dismiss(evidence) => session::dismiss(primary, evidence),
+            over => over,
+        };
         match over {
             session::Over::Again => {}
             session::Over::Lost(reason) => {
                 primary.chronicle.tell("link-lost", json!({ "reason": reason }));
             }
-            session::Over::BackupLost(evidence) | session::Over::Dismiss(evidence) => {
-                backup_lost(primary, &evidence)
-            }
+            session::Over::BackupLost(evidence) => backup_lost(primary, &evidence),
+            session::Over::Dismiss(_) => {}
             session::Over::Superseded(reason) => {
                 // Its frames must not leave any more, whatever the lease says and whoever lifts the fence: they are of a
                 // history that has not happened.
@@ -352,6 +389,8 @@ fn replicate(primary: &Primary, heard: &mpsc::Receiver<News>, mut cycle: cycle::
 
 /// Evidence says that no standby can take over: what the operator chose for this.
 fn backup_lost(primary: &Primary, evidence: &str) {
+    // A lease that comes now must find the guest as it is afterwards: it would fence one that has no standby.
+    let _binding = primary.binding();
     let became = primary.plane.backup_lost(evidence);
     let data = match &became {
         Ok(standing) => json!({ "evidence": evidence, "mode": standing["mode"] }),
@@ -435,6 +474,7 @@ fn status(primary: &Primary) -> serde_json::Value {
             lease.end_ns().saturating_sub(monotonic_ns()) / 1_000_000
         }),
         "in_flight": primary.flight.len(),
+        "pace": *primary.pace.lock().unwrap_or_else(PoisonError::into_inner),
         "plane": pulse.map(|pulse| json!({
             "mode": pulse.mode, "fenced": pulse.fenced, "generation": pulse.generation, "epoch": pulse.epoch,
             "committed": pulse.committed, "held_frames": pulse.held_frames, "held_bytes": pulse.held_bytes,

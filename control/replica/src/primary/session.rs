@@ -2,6 +2,7 @@
 
 use super::cycle::Cycle;
 use super::{News, Ordered, Primary, answers, freight, heart};
+use crate::link::LinkError;
 use crate::link::dial::{Dial, Dialed};
 use crate::link::message::{Down, Role, Up, Welcome};
 use crate::link::socket::{Patience, Stopper};
@@ -13,6 +14,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tidegate_control::cli::LinkArgs;
 
+/// How long the standby may take to say that it gives up.
+pub const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a session ended.
 #[derive(Debug)]
 pub enum Over {
@@ -22,7 +26,7 @@ pub enum Over {
     Lost(String),
     /// There is evidence that no standby can take over.
     BackupLost(String),
-    /// A person says so; the standby that is there all the same has to be told.
+    /// A person says so, and the standby, which may be there all the same, has not answered.
     Dismiss(String),
     /// The standby has taken over.
     Superseded(String),
@@ -75,6 +79,8 @@ pub fn open(primary: &Primary) -> Result<Dialed, NoSession> {
         node,
         guest: primary.plane.guest().to_owned(),
         role: Role::Primary,
+        decide: link.decide,
+        disk_hook: primary.args.disk_hook,
         incarnation: primary.incarnation.load(Relaxed),
         keys,
         patience: patience(link),
@@ -85,6 +91,33 @@ pub fn open(primary: &Primary) -> Result<Dialed, NoSession> {
         return Err(NoSession::Superseded(format!("{node} has taken over guest {}", primary.plane.guest())));
     }
     Ok(dialed)
+}
+
+/// Somebody says that no standby can take over, and none has said so itself. One that has taken over, or could, is found by
+/// dialing it once more: only one that is not there is believed to be lost.
+pub fn dismiss(primary: &Primary, evidence: String) -> Over {
+    let mut dialed = match open(primary) {
+        Ok(dialed) => dialed,
+        Err(NoSession::Superseded(reason)) => return Over::Superseded(reason),
+        Err(NoSession::Unreachable(_)) => return Over::BackupLost(evidence),
+    };
+    let reason = crate::link::message::reason(&evidence);
+    let until = Instant::now() + DISMISSED_WITHIN;
+    let given = dialed.up.send(&Up::Dismiss { reason }).is_ok()
+        && loop {
+            match dialed.down.receive() {
+                Ok(Down::GivenBack { .. }) => break true,
+                Ok(_) | Err(LinkError::Quiet) if Instant::now() < until => {}
+                _ => break false,
+            }
+        };
+    dialed.stopper.stop();
+    if given {
+        return Over::BackupLost(evidence);
+    }
+    let advice = "the standby is there and does not say that it gives up, so it may take over: end it, then say it again";
+    primary.chronicle.tell("not-lost", serde_json::json!({ "evidence": evidence, "reason": advice }));
+    Over::Again
 }
 
 /// Runs it to its end.
@@ -141,7 +174,7 @@ pub fn wait_without(primary: &Primary, heard: &mpsc::Receiver<News>, limit: Dura
         let left = until.saturating_duration_since(Instant::now());
         match heard.recv_timeout(left) {
             Ok(News::Ordered(Ordered::Stop)) => return Over::Stopped,
-            Ok(News::Ordered(Ordered::BackupLost(evidence))) => return Over::BackupLost(evidence),
+            Ok(News::Ordered(Ordered::BackupLost(evidence))) => return Over::Dismiss(evidence),
             Ok(News::Gone(reason)) => return Over::Gone(reason),
             Ok(News::ShutDown) => return Over::ShutDown(false),
             Ok(News::GivenBack(reason)) => return Over::BackupLost(reason),

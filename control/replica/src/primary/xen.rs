@@ -5,7 +5,7 @@
 //! suspend of checkpoint 1 begins cannot be told, so nobody ever starts from checkpoint 1.
 
 use super::epochs::{Ended, Epochs};
-use super::session::{self, Over};
+use super::session::{self, DISMISSED_WITHIN, Over};
 use super::{End, News, Ordered, Primary, PrimaryArgs, backup_lost, open_desk};
 use crate::checkpoint::CheckpointId;
 use crate::chronicle::{Chronicle, ms};
@@ -35,8 +35,6 @@ const LOOK: Duration = Duration::from_millis(10);
 const CHUNK: usize = 256 << 10;
 /// How long the fence and the last words may take once xl is gone.
 const FENCED_WITHIN: Duration = Duration::from_secs(2);
-/// How long the other side may take to say that it gives up.
-const DISMISSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Relays until xl or somebody else ends it. `Err`: it never began.
 pub fn run(args: XenSendArgs, orders: &Orders) -> Result<End, String> {
@@ -49,7 +47,8 @@ pub fn run(args: XenSendArgs, orders: &Orders) -> Result<End, String> {
     }
     super::is_no_standby(&plane)?;
     let writer = Arc::new(Writer::new(args.stalled_after));
-    let tied = PrimaryArgs { link: args.link, to: args.to, desk: args.desk, in_flight: u32::MAX };
+    let tied =
+        PrimaryArgs { link: args.link, to: args.to, desk: args.desk, in_flight: u32::MAX, disk_hook: false };
     let chronicle = Chronicle::aside("xen-send", args.json);
     let signs = Arc::clone(&writer) as Arc<dyn SignsOfLife>;
     let (primary, heard) = Primary::new(tied, plane, signs, chronicle)?;
@@ -109,10 +108,16 @@ fn ended(primary: &Primary, over: Over) -> End {
             primary.chronicle.tell("stopped", json!({ "guest": primary.plane.guest() }));
             End::Stopped
         }
-        Over::BackupLost(evidence) | Over::Dismiss(evidence) => {
+        Over::BackupLost(evidence) => {
             backup_lost(primary, &evidence);
             End::Failed(format!("no backup any more: {evidence}"))
         }
+        Over::Dismiss(evidence) => match session::dismiss(primary, evidence) {
+            Over::Again => End::Failed(
+                "the other side is there and does not say that it gives up: what is held stays held".into(),
+            ),
+            over => ended(primary, over),
+        },
         Over::Superseded(reason) => superseded(primary, &reason),
         Over::Lost(reason) => {
             primary.chronicle.tell("link-lost", json!({ "reason": reason }));

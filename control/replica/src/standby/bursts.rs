@@ -8,12 +8,17 @@ use tidegate_control::protocol::{GuardReport, GuardedStream};
 /// How long a burst is remembered.
 const REMEMBERED_NS: u64 = 2_000_000_000;
 /// Streams that are watched; of more the mean rate has to do.
-const STREAMS_MAX: usize = 1 << 17;
+pub const STREAMS_MAX: usize = 1 << 17;
 /// A stream that is not told of for so long is forgotten.
 const FORGOTTEN_NS: u64 = 30_000_000_000;
 
 /// Lane, address, port, SSRC.
-type Name = (usize, IpAddr, u16, u32);
+pub type Name = (usize, IpAddr, u16, u32);
+
+/// A stream's name.
+pub fn name(stream: &GuardedStream) -> Name {
+    (stream.lane, stream.address, stream.port, stream.ssrc)
+}
 
 #[derive(Debug, Default)]
 struct Past {
@@ -55,8 +60,8 @@ impl Bursts {
             self.streams.retain(|_, past| past.told.back().is_some_and(|(at, _)| at + FORGOTTEN_NS > now_ns));
         }
         for stream in &mut report.streams {
-            let GuardedStream { lane, address, port, ssrc, highest, margin, .. } = *stream;
-            let name = (lane, address, port, ssrc);
+            let GuardedStream { highest, margin, .. } = *stream;
+            let name = name(stream);
             if self.streams.len() >= STREAMS_MAX && !self.streams.contains_key(&name) {
                 continue;
             }
@@ -69,7 +74,7 @@ impl Bursts {
 }
 
 /// The most that a plane takes.
-const MARGIN_MAX: u16 = 20_000;
+pub const MARGIN_MAX: u16 = 20_000;
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// From one attempt to reach the witness to the next.
 const AGAIN: Duration = Duration::from_millis(100);
+/// The same after a promotion.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 /// How often a claim is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 /// A witness that says nothing for so long says no.
@@ -24,11 +26,13 @@ pub struct Claim {
     verdict: std::sync::Mutex<Option<Verdict>>,
 }
 
-/// Keeps in touch with the witness until the process ends.
+/// Keeps in touch with the witness until the process ends. After a promotion too: it holds the lease then, and as long as it
+/// beats nobody else is lent it.
 pub fn attend(standby: &Standby, dial: &Dial) {
     let mut seq = 0;
-    while !standby.stop.load(Relaxed) && !standby.promoted.load(Relaxed) {
+    while !standby.stop.load(Relaxed) {
         if let Ok(dialed) = dial.witness() {
+            standby.longest_term_ms.fetch_max(dialed.welcome.term_ms, Relaxed);
             standby.chronicle.tell("witness", json!({ "node": dialed.welcome.node }));
             let over = AtomicBool::new(false);
             std::thread::scope(|scope| {
@@ -40,7 +44,8 @@ pub fn attend(standby: &Standby, dial: &Dial) {
                 dialed.stopper.stop();
             });
         }
-        std::thread::sleep(AGAIN);
+        // Whoever replicates the guest from here now may have taken the session: it is let in first.
+        std::thread::sleep(if standby.promoted.load(Relaxed) { AFTERWARDS } else { AGAIN });
     }
 }
 
@@ -53,7 +58,9 @@ fn speak(standby: &Standby, mut up: Sender<Up>, over: &AtomicBool, seq: &mut u64
             let able = standby.able.load(Relaxed);
             let message = match claims {
                 true => Up::Claim { seq: *seq },
-                false if able => Up::Beat(Beat { seq: *seq, ..Beat::default() }),
+                false if able => {
+                    Up::Beat(Beat { seq: *seq, renewal: standby.promoted.load(Relaxed), ..Beat::default() })
+                }
                 false => Up::Withdraw { reason: "its QEMU or its plane does not answer".into() },
             };
             if up.send(&message).is_err() {

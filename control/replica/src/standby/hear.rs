@@ -1,6 +1,5 @@
 //! What the primary says: beats are answered with a lease, guard reports go to the plane, a surrender is noted.
 
-use super::bursts::Bursts;
 use super::{Standby, grants};
 use crate::lease::Answer;
 use crate::link::LinkError;
@@ -8,20 +7,23 @@ use crate::link::message::{Beat, Down, Up};
 use crate::link::wire::Receiver;
 use crate::plane::monotonic_ns;
 use serde_json::json;
+use std::sync::atomic::Ordering::Relaxed;
 use tidegate_control::protocol::GuardReport;
 
 /// Hears until the session ends.
 pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: u64) {
-    let mut bursts = Bursts::default();
     let (reason, orderly) = loop {
         match up.receive() {
             Ok(Up::Beat(beat)) => beat_of(standby, &beat, incarnation),
             Ok(Up::Guard(mut report)) => {
                 let margin_ms = margin_ms(standby);
-                bursts.widen(&mut report, margin_ms, monotonic_ns());
+                standby.reports().told(&mut report, margin_ms, monotonic_ns());
                 inherit(standby, &report, margin_ms);
             }
-            Ok(Up::Settled(report)) => inherit(standby, &report, 0),
+            Ok(Up::Settled(report)) => {
+                standby.reports().settled(&report, monotonic_ns());
+                inherit(standby, &report, 0);
+            }
             Ok(Up::Surrender { upto, reason }) => surrendered(standby, incarnation, upto, reason),
             Ok(Up::Dismiss { reason }) => {
                 standby.give_back(&format!("dismissed by the primary: {reason}"));
@@ -41,17 +43,35 @@ pub fn hear(standby: &Standby, mut up: Receiver<Up>, session: u64, incarnation: 
     }
 }
 
+/// Hands a part of a report to the plane. What that does not take it is owed: nothing that goes out of the primary then is
+/// sure to be guarded against here.
 fn inherit(standby: &Standby, report: &GuardReport, margin_ms: u64) {
     if let Err(error) = standby.plane.inherit(report, margin_ms) {
-        log::warn!("the replay guard was not taken: {error}");
+        let first = !std::mem::replace(&mut standby.reports().owed, true);
+        if first {
+            standby.chronicle.tell("unguarded", json!({ "problem": error.to_string() }));
+        }
     }
 }
 
+/// Whether the plane has all that was told; what it is owed it is given again.
+fn has_all(standby: &Standby) -> bool {
+    let owed = {
+        let reports = standby.reports();
+        reports.owed.then(|| reports.again(standby.plane.guest(), margin_ms(standby)).0)
+    };
+    let Some(owed) = owed else { return true };
+    let taken = standby.plane.inherit(&owed, 0).is_ok();
+    standby.reports().owed = !taken;
+    taken
+}
+
 /// How long frames may have bypassed since the primary made a report: until the moment that the lease of its next beat
-/// has for them, which is asked for before the report is made. A witness's leases have no such moment.
+/// has for them, which is asked for before the report is made. A witness's leases have no such moment, and without a
+/// lease there is none at all: a promotion tells the plane again.
 fn margin_ms(standby: &Standby) -> u64 {
     let terms = standby.landlord().terms();
-    if grants(standby.rules.decide) { terms.media_ms } else { terms.term_ms }
+    if grants(standby.rules.decide) { terms.media_ms } else { standby.longest_term_ms.load(Relaxed) }
 }
 
 fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
@@ -64,6 +84,11 @@ fn beat_of(standby: &Standby, beat: &Beat, incarnation: u64) {
     if !grants(standby.rules.decide) {
         standby
             .say(&Down::Denied { seq: beat.seq, reason: "leases do not come from this standby here".into() });
+        return;
+    }
+    if !has_all(standby) {
+        let reason = "the standby's plane does not take what was told of RTP: is it alive, and does it have the same lanes?";
+        standby.say(&Down::Denied { seq: beat.seq, reason: reason.into() });
         return;
     }
     let answer = standby.landlord().ask(now, incarnation, beat.seq);
@@ -89,5 +114,7 @@ fn surrendered(standby: &Standby, incarnation: u64, upto: u64, reason: String) {
         landlord.vouch_nobody();
     }
     drop(landlord);
-    standby.view().surrender = Some(reason);
+    let mut view = standby.view();
+    view.surrendered_ns = Some(monotonic_ns());
+    view.surrender = Some(reason);
 }

@@ -11,6 +11,8 @@ mod hear;
 mod promote;
 mod qemu;
 mod receive;
+mod reports;
+mod session;
 mod watch;
 pub mod xen;
 
@@ -19,8 +21,8 @@ use crate::chronicle::Chronicle;
 use crate::lease::{Former, Landlord, Terms};
 use crate::link::bulk::{BulkLimits, BulkReader};
 use crate::link::dial;
-use crate::link::listen::{Accepted, Listen, Peers, State};
-use crate::link::message::{Down, Hello, Newest, Role};
+use crate::link::listen::{Listen, Peers};
+use crate::link::message::{Down, Newest, Role};
 use crate::link::socket::Stopper;
 use crate::link::wire::{Sender, Wire};
 use crate::orders::Orders;
@@ -28,8 +30,9 @@ use crate::plane::{Plane, monotonic_ns};
 use crate::primary::{dial_witness, keys, node, patience};
 use crate::vm::{Vm, streamed_ram};
 use decide::{Order, Rules};
+use reports::Reports;
 use serde_json::{Map, Value, json};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,6 +61,10 @@ pub struct Loaded {
 
 /// What takes over: it keeps the newest checkpoint and can start the VM from it.
 pub trait Backup: Send + Sync {
+    /// Something here makes the disks those of a checkpoint before it is started from.
+    fn has_disk_hook(&self) -> bool {
+        false
+    }
     /// The newest complete checkpoint, if there is one to start from.
     fn newest(&self) -> Option<Newest>;
     /// Whether it lives.
@@ -72,6 +79,12 @@ pub trait Backup: Send + Sync {
     fn run(&self) -> Result<(), String>;
     /// The VM runs here now.
     fn promoted(&self) {}
+    /// Whether the VM that was started here is still there, as far as it can be told.
+    fn still_runs(&self) -> bool {
+        true
+    }
+    /// A promotion has failed: what was made ready is not started by accident.
+    fn give_up(&self) {}
     /// It will not be started here: nothing that is left behind may start it by accident.
     fn abandon(&self) {}
     /// For the status.
@@ -106,6 +119,7 @@ struct View {
     refused: bool,
     bound: bool,
     surrender: Option<String>,
+    surrendered_ns: Option<u64>,
     order: Option<Order>,
     down: Option<Sender<Down>>,
     stopper: Option<Stopper>,
@@ -120,6 +134,9 @@ pub struct Standby {
     rules: Rules,
     landlord: Mutex<Landlord>,
     claim: claim::Claim,
+    reports: Mutex<Reports>,
+    /// Of this standby and, where one lends, of the witness.
+    longest_term_ms: AtomicU64,
     view: Mutex<View>,
     able: AtomicBool,
     stop: AtomicBool,
@@ -147,6 +164,10 @@ impl Standby {
 
     fn view(&self) -> MutexGuard<'_, View> {
         locked(&self.view)
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        locked(&self.reports)
     }
 
     /// Says something to the primary, if there is one.
@@ -201,6 +222,7 @@ impl Standby {
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
     args.link.check_grants(&args.grants)?;
+    args.link.check_listen(args.listen)?;
     let plane = muted(&args.vm.socket, args.vm.guest.as_deref(), args.vm.takeover)?;
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {
@@ -269,6 +291,8 @@ fn stand(
         landlord: Mutex::new(Landlord::new(terms, monotonic_ns(), former)),
         view: Mutex::default(),
         claim: claim::Claim::default(),
+        reports: Mutex::default(),
+        longest_term_ms: AtomicU64::new(terms.term_ms),
         able: AtomicBool::new(true),
         stop: AtomicBool::new(false),
         stale: AtomicBool::new(false),
@@ -281,7 +305,7 @@ fn stand(
     });
     standby.landlord().set_able(Ok(()));
     let greeter = Arc::clone(&standby);
-    let listener = listen.start(move |hello| greet(&greeter, hello)).map_err(|e| e.to_string())?;
+    let listener = listen.start(move |hello| session::greet(&greeter, hello)).map_err(|e| e.to_string())?;
     let _desk = open_desk(&standby)?;
     orders.on_stop({
         let standby = Arc::clone(&standby);
@@ -302,7 +326,7 @@ fn stand(
     standby.chronicle.tell("waiting", json!({ "guest": standby.plane.guest(), "listen": listener.address }));
     while !standby.stop.load(Relaxed) {
         match listener.sessions.recv_timeout(LOOK) {
-            Ok(accepted) => begin(&standby, accepted),
+            Ok(accepted) => session::begin(&standby, accepted),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => standby.fail("the listener has ended".into()),
         }
@@ -318,61 +342,6 @@ fn stand(
     match locked(&standby.failed).take() {
         Some(reason) => Ok(End::Failed(reason)),
         None => Ok(End::Stopped(promoted)),
-    }
-}
-
-/// What a primary that dials is told.
-fn greet(standby: &Standby, hello: &Hello) -> Result<State, String> {
-    if hello.guest != standby.plane.guest() {
-        return Err(format!(
-            "this is the standby of guest {}, not of {}",
-            standby.plane.guest(),
-            hello.guest
-        ));
-    }
-    if hello.role != Role::Primary {
-        return Err("a standby is dialed by a primary".into());
-    }
-    // Before the landlord: whoever acknowledges holds the image's lock and takes the view's, whose holder may want this one.
-    let newest = standby.backup.newest();
-    let landlord = standby.landlord();
-    let not_ready = (!standby.able.load(Relaxed)).then(|| "its VM or its plane does not answer".to_owned());
-    // From the decision on: the primary that comes back must not go on, whatever becomes of the promotion.
-    let taken_over = standby.promoting.load(Relaxed);
-    Ok(State { newest, term_ms: landlord.terms().term_ms, not_ready, taken_over })
-}
-
-/// Takes a session up. The one before has been stopped by the listener.
-fn begin(standby: &Arc<Standby>, accepted: Accepted) {
-    let Accepted { hello, from, up, down, bulk, stopper } = accepted;
-    let session = {
-        let mut view = standby.view();
-        // Nobody of an older session can ask for a lease any more.
-        standby.landlord().take_in();
-        if view.incarnation != hello.incarnation {
-            view.bound = false;
-        }
-        view.session += 1;
-        view.incarnation = hello.incarnation;
-        view.surrender = None;
-        view.link_ended = false;
-        view.refused = false;
-        view.beat_ns = Some(monotonic_ns());
-        view.down = Some(down);
-        view.stopper = Some(stopper);
-        view.session
-    };
-    standby.chronicle.tell("session", json!({ "primary": hello.node, "from": from }));
-    let hearing = Arc::clone(standby);
-    let spawn = |name: &str, job: Box<dyn FnOnce() + Send>| {
-        if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(job) {
-            log::error!("no thread for a session: {error}");
-        }
-    };
-    spawn("hear", Box::new(move || hear::hear(&hearing, up, session, hello.incarnation)));
-    if let Some(bulk) = bulk {
-        let receiving = Arc::clone(standby);
-        spawn("receive", Box::new(move || receiving.backup.receive(&receiving, bulk)));
     }
 }
 
@@ -436,7 +405,12 @@ fn status(standby: &Standby) -> Value {
         (view.beat_ns, view.bound, view.session)
     };
     let mut status = json!({
-        "role": if standby.promoted.load(Relaxed) { "promoted" } else { "standby" },
+        "role": match standby.promoted.load(Relaxed) {
+            // A cluster manager has to bring it back.
+            true if !standby.able.load(Relaxed) => "ended",
+            true => "promoted",
+            false => "standby",
+        },
         "guest": standby.plane.guest(),
         "decide": standby.rules.decide,
         "sessions": session,

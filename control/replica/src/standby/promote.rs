@@ -13,6 +13,8 @@ use tidegate_control::cli::Decide;
 
 /// How often it is looked whether the primary lives.
 const LOOK: Duration = Duration::from_millis(2);
+/// A plane forgets a stream of which it has not heard for half a minute.
+const GUARD_LASTS: Duration = Duration::from_secs(10);
 /// How long the first frames of the promoted guest are waited for, for the report.
 const FIRSTS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -29,6 +31,7 @@ pub fn decide(standby: &Standby) {
                     std::thread::sleep(standby.rules.dead_after);
                 }
                 Err(Hindrance::Failed(reason)) => {
+                    standby.backup.give_up();
                     standby.chronicle.tell("promotion-failed", json!({ "reason": reason }));
                     return standby.fail(format!("the promotion failed: {reason}"));
                 }
@@ -77,9 +80,11 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     let decided = monotonic_ns();
     let silent_ns = sight.silent_ns.unwrap_or(0);
     let witness = standby.rules.decide == Decide::Witness;
+    let (mut bounded, mut silent_from) = (false, decided);
     if !witness {
         standby.promoting.store(true, Relaxed);
         let mut landlord = standby.landlord();
+        bounded = sight.bound && landlord.may_promote_at().is_some();
         if sight.order.is_some_and(|order| order.primary_is_off) {
             landlord.vouch_nobody();
         }
@@ -91,6 +96,7 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     if witness && !sight.order.is_some_and(|order| order.primary_is_off) {
         // It answers when the primary's lease has run out; until then nothing is loaded, for it may say no.
         claim(standby).map_err(Hindrance::Refused)?;
+        silent_from = monotonic_ns();
     }
     if witness {
         // From here on nobody can be told any more that this standby has given up.
@@ -108,6 +114,8 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
     if !witness {
         wait_out(standby)?;
     }
+    let silent_from = standby.view().surrendered_ns.unwrap_or(silent_from);
+    guard_again(standby, (!bounded).then_some(silent_from))?;
     let free = monotonic_ns();
     let became = standby.plane.unmute(standby.args.protected, id.epoch + 1).map_err(|e| e.to_string())?;
     let unmuted = monotonic_ns();
@@ -136,6 +144,33 @@ fn promote(standby: &Standby, cause: &Cause, sight: &Sight) -> Result<(), Hindra
         }),
     );
     Ok(())
+}
+
+/// Tells the plane's replay guard once more how far each stream may have come: where no lease bounded what bypasses until the
+/// primary was silent for certain (`until_ns`), and where the guard is so old that the plane may have forgotten it.
+fn guard_again(standby: &Standby, until_ns: Option<u64>) -> Result<(), String> {
+    let terms = standby.landlord().terms();
+    let (all, since_ms, beyond) = {
+        let reports = standby.reports();
+        let Some(last_ns) = reports.last_ns() else { return Ok(()) };
+        let silent = |until: u64| Duration::from_nanos(until.saturating_sub(last_ns));
+        let since_ms = match until_ns {
+            // A report may have been as long on its way as a lease is.
+            Some(until) => ms_of(silent(until)) + standby.longest_term_ms.load(Relaxed),
+            None if silent(monotonic_ns()) < GUARD_LASTS && !reports.owed => return Ok(()),
+            None => terms.media_ms,
+        };
+        let (all, beyond) = reports.again(standby.plane.guest(), since_ms);
+        (all, since_ms, beyond)
+    };
+    let data = json!({ "streams": all.streams.len(), "margin_ms": since_ms, "beyond_any_margin": beyond });
+    standby.plane.inherit(&all, 0).map_err(|e| format!("the plane does not take its replay guard: {e}"))?;
+    standby.chronicle.tell("guarded", data);
+    Ok(())
+}
+
+fn ms_of(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX / 2)
 }
 
 /// Waits until the primary's lease has run out, whatever its clock says.

@@ -36,6 +36,10 @@ impl Qemu {
 }
 
 impl Backup for Qemu {
+    fn has_disk_hook(&self) -> bool {
+        self.disk_hook.is_some()
+    }
+
     fn newest(&self) -> Option<Newest> {
         let image = self.image();
         let holds = matches!(image.state(), ImageState::Holding | ImageState::Applying);
@@ -73,6 +77,11 @@ impl Backup for Qemu {
 
     fn promoted(&self) {
         self.vm.give_back();
+    }
+
+    fn still_runs(&self) -> bool {
+        let _ = self.vm.look(LOAD_WITHIN);
+        !self.vm.is_gone()
     }
 
     fn report(&self) -> Value {

@@ -1,9 +1,11 @@
 //! Watches this side's VM and plane: without them nothing can take over, and the primary has to know.
 
 use super::Standby;
+use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-/// Watches until the process ends or the standby is promoted.
+/// Watches until the process ends; after a promotion, whether the VM is still there.
 pub fn watch(standby: &Standby) {
     let dead_after = standby.args.link.dead_after;
     while !standby.stop.load(Relaxed) && !standby.promoted.load(Relaxed) {
@@ -25,4 +27,14 @@ pub fn watch(standby: &Standby) {
         }
         std::thread::sleep(standby.args.link.beat);
     }
+    while !standby.stop.load(Relaxed) {
+        if !standby.backup.still_runs() {
+            standby.chronicle.tell("ended", json!({ "guest": standby.plane.guest() }));
+            return standby.able.store(false, Relaxed);
+        }
+        std::thread::sleep(AFTERWARDS);
+    }
 }
+
+/// How often the promoted VM is looked at: a cluster manager asks every few seconds.
+const AFTERWARDS: Duration = Duration::from_millis(500);

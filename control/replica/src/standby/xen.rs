@@ -47,6 +47,7 @@ struct State {
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: XenReceiveArgs, orders: &Orders) -> Result<End, String> {
     args.link.check_grants(&args.grants)?;
+    args.link.check_listen(args.listen)?;
     let plane = muted(&args.socket, args.guest.as_deref(), args.takeover)?;
     let domain = Domain {
         starter: Starter::new(args.xl.clone())?,
@@ -80,6 +81,9 @@ impl Domain {
     fn begin(&self) -> (Turn, Result<(), String>) {
         let turn = {
             let mut state = locked(&self.state);
+            if self.loaded.load(Relaxed) {
+                return (state.turn, Err("a promotion has begun".into()));
+            }
             state.end();
             state.turn += 1;
             state.turn
@@ -262,6 +266,12 @@ impl Backup for Domain {
         self.forget(turn);
     }
 
+    fn give_up(&self) {
+        // Before its input ends with this process: that would be the order to start it.
+        locked(&self.state).end();
+        locked(&self.feed).take();
+    }
+
     fn report(&self) -> Value {
         let state = locked(&self.state);
         let image = match (&state.waiting, state.newest) {
@@ -270,5 +280,49 @@ impl Backup for Domain {
             (Some(_), None) => "copying",
         };
         json!({ "image": image, "newest": state.newest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A domain that waits, made ready for a promotion; `started` is there once it was started.
+    fn made_ready(dir: &std::path::Path) -> Domain {
+        let xl = dir.join("xl");
+        let says = crate::xen::READY.escape_ascii();
+        std::fs::write(
+            &xl,
+            format!("#!/bin/sh\ncd {}\nprintf '{says}'; cat >fed; echo >started\n", dir.display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(&xl, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let domain = Domain {
+            starter: Starter::new(xl.clone()).unwrap(),
+            xl,
+            most: 1 << 20,
+            state: Mutex::default(),
+            feed: Mutex::new(None),
+            loaded: AtomicBool::new(false),
+        };
+        domain.begin().1.unwrap();
+        locked(&domain.state).newest = Some(CheckpointId { generation: 1, epoch: 2 });
+        domain.load().unwrap();
+        domain
+    }
+
+    #[test]
+    fn a_promotion_that_fails_leaves_no_domain_that_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let domain = made_ready(dir.path());
+        domain.abandon();
+        assert!(locked(&domain.state).waiting.is_some(), "not while it may be started");
+        domain.give_up();
+        assert!(locked(&domain.state).waiting.is_none() && locked(&domain.feed).is_none());
+        assert!(domain.run().is_err());
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!dir.path().join("started").exists(), "the end of its input was the order to start it");
+        assert!(domain.begin().1.is_err(), "nor does a session that comes late begin another");
     }
 }

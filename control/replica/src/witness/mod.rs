@@ -6,6 +6,9 @@
 //! ([`Beat::standby`]): the node that has every committed checkpoint. So the grant that answers a beat naming nobody is
 //! the evidence that no standby can take over; what the witness tells of the other node is news, not evidence.
 //!
+//! A lease that has run out is lent to its last holder again, to the standby that this one named, or, once it was given
+//! up, to whoever asks. To nobody else: a holder that is merely silent may be the one that has taken over.
+//!
 //! All of it lives in memory. After a restart the witness does not know who holds a lease: for a whole term it lends
 //! none but to a node that renews, and it lets nobody take over until the holder has named its standby again.
 
@@ -121,6 +124,17 @@ impl Witness {
             Some(lent) if !holds && now_ns < guest.free_at(lent, terms) => {
                 return denied(format!("node {} holds the lease", lent.to.node));
             }
+            Some(lent)
+                if !holds
+                    && lent.surrendered_ns.is_none()
+                    && guest.standby.as_ref() != Some(&caller.node) =>
+            {
+                return denied(format!(
+                    "node {} held the lease last, has not given it up and does not name you: it may run the guest. If it is \
+                     off for certain, start the witness again: it lends to the first that asks",
+                    lent.to.node
+                ));
+            }
             _ => {}
         }
         guest.lend(now_ns, caller, seq, terms);
@@ -137,6 +151,13 @@ impl Witness {
     pub fn holds(&self, guest: &str, caller: &Caller) -> bool {
         let lent = self.guests.get(guest).and_then(|guest| guest.lent.as_ref());
         lent.is_some_and(|lent| lent.to == *caller)
+    }
+
+    /// Whether another process on the same node has, or had last, the guest's lease, and has not given it up.
+    pub fn is_succeeded(&self, guest: &str, caller: &Caller) -> bool {
+        let lent = self.guests.get(guest).and_then(|guest| guest.lent.as_ref());
+        let theirs = |lent: &Lent| lent.to.node == caller.node && lent.to.incarnation != caller.incarnation;
+        lent.is_some_and(|lent| theirs(lent) && lent.surrendered_ns.is_none())
     }
 
     /// A standby asks to take over. None: an old question.

@@ -123,6 +123,11 @@ pub fn start(
     let listener = listen.start(move |hello| {
         let now = asked.now_ns();
         let mut witness = asked.witness();
+        // One that was promoted makes room for the process that replicates its guest from then on: it would take that
+        // one's session from it, and speak for a guest that is no longer its own.
+        if hello.role == Role::Standby && witness.is_succeeded(&hello.guest, &caller(hello)) {
+            return Err("another process of this node holds the lease".to_owned());
+        }
         witness.greet(now, &hello.guest, &caller(hello))?;
         let not_ready = witness.is_unsure(now).then(|| "this witness has just started".to_owned());
         Ok(State { newest: None, term_ms: terms.term_ms, not_ready, taken_over: false })
@@ -178,7 +183,8 @@ fn answer(shared: &Shared, hello: &Hello, up: Up) -> Option<Down> {
     // Behind the lock: time passes while waiting for it.
     let now = shared.now_ns();
     match up {
-        Up::Beat(beat) if hello.role == Role::Standby && !witness.holds(guest, &caller) => {
+        // One that has taken over renews, to a witness too that started since and knows of nobody.
+        Up::Beat(beat) if hello.role == Role::Standby && !beat.renewal && !witness.holds(guest, &caller) => {
             witness.alive(now, guest, &caller, beat.seq).then_some(Down::Noted { seq: beat.seq })
         }
         Up::Beat(beat) => match witness.beat(now, guest, &caller, &beat) {

@@ -7,6 +7,7 @@ use crate::link::message::{Down, Role, Up};
 use crate::link::socket::Patience;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
+use tidegate_control::cli::Decide;
 
 const MS: u64 = 1_000_000;
 const TERMS: Terms = Terms {
@@ -72,6 +73,29 @@ fn only_whom_the_holder_names_may_take_over() {
     assert!(refused(witness.claim(4 * late, "pbx", &beta, 4)));
     witness.greet(4 * late, "pbx", &beta).unwrap();
     assert_eq!(witness.claim(4 * late, "pbx", &beta, 5), Some(Verdict::Yes { term_ms: 100 }));
+}
+
+#[test]
+fn a_lease_that_ran_out_goes_to_nobody_whom_its_holder_did_not_name() {
+    let (mut witness, alpha, beta) = witness();
+    let gamma = caller("gamma", 1);
+    witness.greet(0, "pbx", &gamma).unwrap();
+    let late = 10 * TERMS.wait_ns();
+    witness.beat(0, "pbx", &alpha, &beat(1, false, Some("beta")));
+    let denied = |answer| matches!(answer, Answer::Denied { .. });
+    assert!(denied(witness.beat(late, "pbx", &gamma, &beat(1, false, None))), "not named");
+    assert_eq!(witness.claim(late, "pbx", &beta, 1), Some(Verdict::Yes { term_ms: 100 }));
+    // Beta has taken over and is silent: the late alpha, which held it before, would be the second to run the guest.
+    assert!(denied(witness.beat(2 * late, "pbx", &alpha, &beat(2, false, None))));
+    assert!(
+        denied(witness.beat(2 * late, "pbx", &gamma, &beat(2, true, None))),
+        "whatever it says of itself"
+    );
+    assert!(!witness.is_succeeded("pbx", &beta) && witness.is_succeeded("pbx", &caller("beta", 2)));
+    assert_eq!(witness.beat(2 * late, "pbx", &caller("beta", 2), &beat(1, false, Some("gamma"))), grant(1));
+    assert_eq!(witness.beat(3 * late, "pbx", &gamma, &beat(3, false, None)), grant(3), "named");
+    assert!(witness.surrender(4 * late, "pbx", &gamma, 3));
+    assert_eq!(witness.beat(5 * late, "pbx", &alpha, &beat(3, false, None)), grant(3), "given up");
 }
 
 #[test]
@@ -354,6 +378,8 @@ fn dial(running: &Running, node: &str, role: Role, incarnation: u64) -> Dialed {
         node: node.to_owned(),
         guest: "pbx".to_owned(),
         role,
+        decide: Decide::Witness,
+        disk_hook: false,
         incarnation,
         keys: None,
         patience: Patience { quiet: Duration::from_millis(10), ..Patience::default() },
@@ -449,4 +475,6 @@ fn a_witness_serves_primary_and_standby_over_the_link() {
         _ => None,
     });
     assert!(noted, "a standby was lent the lease");
+    anew.up.send(&Up::Beat(beat(2, true, None))).unwrap();
+    until(&mut anew, |down| matches!(down, Down::Grant { seq: 2, .. }).then_some(()));
 }

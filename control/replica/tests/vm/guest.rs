@@ -118,6 +118,11 @@ impl Vm {
             .unwrap_or_else(|error| panic!("{error}\n{}", self.output()))
     }
 
+    /// Its monitor's socket.
+    pub fn monitor(&self) -> &Path {
+        &self.monitor
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,7 +1,16 @@
 //! Checkpoints of a real VM under software emulation: taken, applied to a second QEMU that waits, loaded there.
 
+mod agreement;
+mod disks;
 mod guest;
+mod host;
+mod restarts;
 mod soft_dirty;
+
+#[path = "../process/mod.rs"]
+mod process;
+#[path = "../../../plane/tests/rig/mod.rs"]
+mod rig;
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard};

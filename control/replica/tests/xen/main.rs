@@ -5,8 +5,12 @@ mod format;
 mod pair;
 mod proxy;
 mod relay;
+mod replay;
 mod takeover;
 mod writer;
 
 #[path = "../../../plane/tests/rig/mod.rs"]
 mod rig;
+
+#[path = "../process/mod.rs"]
+mod process;

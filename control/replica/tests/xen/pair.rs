@@ -1,92 +1,25 @@
 //! Both processes, each with a plane, and xl on either side: the test writes what `xl remus` would, and a script takes
 //! what `xl migrate-receive` would.
 
+use crate::process::{Process, replica};
+pub use crate::process::{SOON, a_while};
 use crate::proxy::Proxy;
 use crate::rig::{Client, Rig, guest, within};
 use crate::writer;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tidegate_dataplane::guest::Rings;
 
-pub const SOON: Duration = Duration::from_secs(20);
 pub const READY: &str = "xl migration receiver ready, send binary domain data.\n";
 
 /// A script that is ready, takes what it is fed into `fed`, and starts the domain when that ends (not at once, as xl does
 /// not: whoever kills it then is in time).
 pub const FAITHFUL: &str = "printf 'xl migration receiver ready, send binary domain data.\\n'; cat > fed; sleep 0.2; echo started > started";
-
-/// A process whose lines are kept.
-pub struct Process {
-    pub child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Process {
-    fn hear(from: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
-        let lines = Arc::new(Mutex::new(vec![]));
-        let kept = Arc::clone(&lines);
-        std::thread::spawn(move || {
-            for line in BufReader::new(from).lines().map_while(Result::ok) {
-                kept.lock().unwrap().push(line);
-            }
-        });
-        lines
-    }
-
-    pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
-    }
-
-    /// The events that it told until now.
-    pub fn events(&self, name: &str) -> Vec<Value> {
-        let lines = self.lines();
-        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events.filter(|event| event["event"] == name).collect()
-    }
-
-    /// The first event of this name for which `is` holds.
-    pub fn event(&self, name: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let mut found = None;
-        within(SOON, || {
-            found = self.events(name).into_iter().find(&is);
-            found.is_some()
-        });
-        found.unwrap_or_else(|| panic!("no {name} in {:#?}", self.lines()))
-    }
-
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    pub fn terminate(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    }
-
-    /// Its exit code.
-    pub fn ends(&mut self) -> i32 {
-        let mut status = None;
-        let ended = within(SOON, || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        assert!(ended, "it does not end: {:#?}", self.lines());
-        status.unwrap().code().unwrap_or(-1)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
 
 /// How the pair is started.
 pub struct Plan {
@@ -96,12 +29,14 @@ pub struct Plan {
     pub xl: String,
     /// `--decide`.
     pub decide: &'static str,
+    /// More options of both sides.
+    pub both: &'static str,
 }
 
 impl Default for Plan {
     /// Without leases: what leaves is for the commits alone to say.
     fn default() -> Plan {
-        Plan { keys: "mode = \"open\"", xl: FAITHFUL.into(), decide: "manager" }
+        Plan { keys: "mode = \"open\"", xl: FAITHFUL.into(), decide: "manager", both: "" }
     }
 }
 
@@ -115,15 +50,9 @@ pub struct Pair {
     stdin: Option<ChildStdin>,
     stdout: Arc<Mutex<Vec<u8>>>,
     dir: tempfile::TempDir,
-    decide: &'static str,
+    options: (&'static str, &'static str),
     written: Vec<u8>,
     checkpoints: u8,
-}
-
-fn replica() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-replica"));
-    command.env("TIDEGATE_STEPS", "1").stdin(Stdio::null());
-    command
 }
 
 fn script(dir: &Path, text: &str) -> PathBuf {
@@ -140,13 +69,14 @@ fn start_send(
     primary: &Rig,
     dir: &tempfile::TempDir,
     proxy: &Proxy,
-    decide: &str,
+    (decide, both): (&str, &str),
 ) -> (Process, ChildStdin, Said) {
     let mut send = replica();
     send.args(["xen-send", "--json", "--decide", decide, "--to", &proxy.address.to_string(), "--socket"])
         .arg(&primary.path)
         .arg("--desk")
-        .arg(dir.path().join("send.sock"));
+        .arg(dir.path().join("send.sock"))
+        .args(both.split_ascii_whitespace());
     let mut child = send.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = Process::hear(child.stderr.take().unwrap());
     let (stdin, mut out) = (child.stdin.take(), child.stdout.take().unwrap());
@@ -173,15 +103,16 @@ impl Pair {
             .arg("--xl")
             .arg(script(dir.path(), &plan.xl))
             .arg("--desk")
-            .arg(dir.path().join("receive.sock"));
+            .arg(dir.path().join("receive.sock"))
+            .args(plan.both.split_ascii_whitespace());
         let mut child = receive.stdout(Stdio::piped()).spawn().unwrap();
         let lines = Process::hear(child.stdout.take().unwrap());
         let receive = Process { child, lines };
         let listen: SocketAddr =
             receive.event("waiting", |_| true)["listen"].as_str().unwrap().parse().unwrap();
         let proxy = Proxy::to(listen);
-        let (send, stdin, stdout) = start_send(&primary, &dir, &proxy, plan.decide);
-        let (stdin, decide) = (Some(stdin), plan.decide);
+        let (send, stdin, stdout) = start_send(&primary, &dir, &proxy, (plan.decide, plan.both));
+        let (stdin, options) = (Some(stdin), (plan.decide, plan.both));
         Pair {
             send,
             receive,
@@ -191,7 +122,7 @@ impl Pair {
             stdin,
             stdout,
             dir,
-            decide,
+            options,
             written: vec![],
             checkpoints: 0,
         }
@@ -199,7 +130,7 @@ impl Pair {
 
     /// xl, and with it xen-send, is started again.
     pub fn again(self) -> Pair {
-        let (send, stdin, stdout) = start_send(&self.primary, &self.dir, &self.proxy, self.decide);
+        let (send, stdin, stdout) = start_send(&self.primary, &self.dir, &self.proxy, self.options);
         Pair { send, stdin: Some(stdin), stdout, written: vec![], checkpoints: 0, ..self }
     }
 
@@ -306,7 +237,12 @@ impl Pair {
 
     /// What the backup's process says of itself.
     pub fn status(&self) -> Value {
-        Client::connect(&self.dir.path().join("receive.sock")).grant("status", serde_json::json!({}))
+        self.order("status", serde_json::json!({}))
+    }
+
+    /// Asks or orders the backup's process.
+    pub fn order(&self, verb: &str, arguments: Value) -> Value {
+        Client::connect(&self.dir.path().join("receive.sock")).grant(verb, arguments)
     }
 
     /// Tells the primary's process that the backup is lost.
@@ -318,9 +254,4 @@ impl Pair {
     pub fn pulse(&self, rig: &Rig) -> Value {
         rig.client().grant("pulse", serde_json::json!({}))
     }
-}
-
-/// Long enough for what must not happen to have happened.
-pub fn a_while() {
-    std::thread::sleep(Duration::from_millis(300));
 }

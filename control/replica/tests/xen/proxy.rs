@@ -36,6 +36,11 @@ impl Proxy {
         self.mute.store(true, SeqCst);
     }
 
+    /// It does again.
+    pub fn let_it_speak(&self) {
+        self.mute.store(false, SeqCst);
+    }
+
     /// Both ways, at once and for good.
     pub fn cut(&self) {
         for stream in self.streams.lock().unwrap().iter() {

@@ -108,6 +108,24 @@ fn a_backup_that_is_given_up_does_not_take_over() {
     assert_eq!(pair.pulse(&pair.backup)["mode"], "muted");
 }
 
+/// The same of a backup that has taken over, and whose word was lost: it is asked once more before anything leaves.
+#[test]
+fn a_backup_that_has_taken_over_is_found_before_the_gate_opens() {
+    let keys = "mode = \"open\"\nclose_timeout_ms = 500\non_backup_lost = \"release\"";
+    let mut pair = Pair::start(&Plan { keys, both: "--dead-after 2s", ..Plan::default() }).ready();
+    pair.protect();
+    pair.primary.send(0, 1);
+    pair.proxy.silence_the_backup();
+    pair.order("failover", serde_json::json!({ "primary_is_off": true }));
+    pair.give_up("somebody looked at the wrong host");
+    a_while();
+    pair.proxy.let_it_speak();
+    assert_eq!(pair.send.ends(), 1);
+    assert_eq!(pair.stands().0, "muted", "{:#?}", pair.send.lines());
+    assert!(!pair.send.events("superseded").is_empty());
+    assert_eq!(pair.primary.on_wire(0), [] as [u8; 0]);
+}
+
 /// Where the records of a checkpoint with pages end.
 fn records() -> Vec<usize> {
     let parts = [writer::pages(2, 3).len(), 8 + 24, 8 + 2304, 8 + 200, 8, 8];

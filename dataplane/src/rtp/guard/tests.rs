@@ -331,17 +331,9 @@ fn where_replays_are_guarded_against_srtcp_waits_and_rtcp_does_not() {
     let mut report = vec![0x80, 200, 0, 6];
     report.resize(28, 1);
     let secured = [&report[..], &[0x80; 14]].concat();
-    for (srtcp, leased, verdict) in [
-        (Srtcp::Passes, true, Verdict::Bypass),
-        (Srtcp::WaitsOnceLeased, false, Verdict::Bypass),
-        (Srtcp::WaitsOnceLeased, true, Verdict::Hold),
-        (Srtcp::Waits, false, Verdict::Hold),
-    ] {
+    for (srtcp, verdict) in [(Srtcp::Passes, Verdict::Bypass), (Srtcp::Waits, Verdict::Hold)] {
         let mut bench = bench();
         bench.0.set_srtcp(srtcp);
-        if leased {
-            bench.0.under_a_lease();
-        }
         (1..4).for_each(|n| _ = bench.rtp(n));
         assert_eq!(bench.see(&sample::udp(40001, 5005, &report)), (Verdict::Bypass, Class::Rtcp));
         assert_eq!(bench.see(&sample::udp(40001, 5005, &secured)), (verdict, Class::Rtcp));
