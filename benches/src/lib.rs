@@ -9,6 +9,7 @@
 //! | [`testbed`] | how calls fare through a VM that is replicated: the figures of the paper |
 //! | [`ratios`] | the nine ratios of the testbed, each under its key |
 //! | [`scale`] | what a frame costs, and a held one takes, as calls, guests, streams and depth grow |
+//! | [`peers`] | tidegate beside what one would otherwise run: voice, TCP, frames a second |
 //! | [`hosts`] | the same traffic between two or three hosts with NICs |
 //! | [`sweep`] | how often a VM should be checkpointed |
 //! | [`idle`] | how late a frame leaves when its lcore was asleep |
@@ -31,6 +32,7 @@ pub mod hosts;
 pub mod idle;
 pub mod machine;
 pub mod memory_lane;
+pub mod peers;
 pub mod process;
 pub mod ratios;
 pub mod replay;

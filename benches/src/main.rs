@@ -8,7 +8,7 @@ use tidegate_benches::hosts::command as hosts;
 use tidegate_benches::report::Telling;
 use tidegate_benches::sweep::command as sweep;
 use tidegate_benches::testbed::figures;
-use tidegate_benches::{ceiling, classify, cost, generator, idle, ratios, rig, scale, variant};
+use tidegate_benches::{ceiling, classify, cost, generator, idle, peers, ratios, rig, scale, variant};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Benches of tidegate", max_term_width = 110)]
@@ -99,6 +99,11 @@ enum Bench {
     /// The lane between ports in memory, in a process of its own
     #[command(hide = true)]
     Rig(rig::Order),
+    /// tidegate beside testpmd, the kernel's bridge and sch_plug, QEMU's filter-buffer and Open vSwitch
+    #[command(
+        after_help = "Examples:\n  scripts/bench peers --out /tmp/peers\n  scripts/bench peers --only filter-buffer --only tidegate-realtime --json\n\nWhat cannot run here is named in the report, with the reason."
+    )]
+    Peers(peers::Options),
     /// The best checkpoint interval: a VM replicated at one after the other, under calls and TCP
     #[command(
         after_help = "Examples:\n  scripts/bench sweep --out /tmp/sweep\n  scripts/bench sweep --out /tmp/sweep --intervals 50ms,100ms,auto --calls 1,8 --loads full\n\nInterrupted, it goes on with what was not complete."
@@ -140,6 +145,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
             rig::run(&order)?;
             Ok(ExitCode::SUCCESS)
         }
+        Bench::Peers(options) => peers::run(&options),
         Bench::Sweep(options) => sweep::run(&options),
         Bench::Hosts(command) => hosts::run(&command),
         Bench::CostRun(run) => run.execute().map(|()| ExitCode::SUCCESS),

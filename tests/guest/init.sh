@@ -5,6 +5,7 @@
 #   tg.serve=ADDRESS                 SIP servers that echo RTP (by UDP and by TCP), and an iperf3 server, there
 #   tg.relay=ADDRESS                 a SIP proxy and registrar and its media relay there
 #   tg.accounts=ADDRESS              two iperf3 servers there, one a direction
+#   tg.router=all|tcp|nothing        bridge eth0 and eth1; what comes in at eth0 goes through sch_plug on ifb0
 #   tg.phone=ADDRESS                 a phone there that answers by TLS, with DTLS-SRTP
 #   tg.teller=WORD[,WORD..]          start the teller with these words (see src/bin/teller.rs)
 #   tg.beacon=WORD[,WORD..]          start the beacon with these words (see src/bin/beacon.rs)
@@ -31,6 +32,39 @@ certificate() { # NAME KEY CERTIFICATE
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=$1" \
         -config /dev/null -keyout "$2" -out "$3" >/tmp/openssl.log 2>&1 ||
         echo "GUEST-FAULT no certificate: $(cat /tmp/openssl.log)"
+}
+
+# Not busybox's own.
+tc() { /usr/sbin/tc "$@"; }
+
+# What of eth0's input waits at the IFB. As Remus's script does it: nothing but IPv4 is ever redirected.
+router_takes() { # all | tcp | nothing
+    tc qdisc del dev eth0 ingress 2>/dev/null
+    tc qdisc add dev eth0 ingress || return 1
+    case $1 in
+    all) set -- match u32 0 0 ;;
+    tcp) set -- match ip protocol 6 0xff ;;
+    *) return 0 ;;
+    esac
+    tc filter add dev eth0 parent ffff: protocol ip u32 "$@" action mirred egress redirect dev ifb0
+}
+
+router() { # WHAT
+    brctl addbr br0 || return 1
+    for device in eth0 eth1; do
+        until [ -e "/sys/class/net/$device" ]; do usleep 20000; done
+        echo 1 >"/proc/sys/net/ipv6/conf/$device/disable_ipv6"
+        brctl addif br0 "$device" && ip link set "$device" up || return 1
+    done
+    echo 1 >/proc/sys/net/ipv6/conf/br0/disable_ipv6
+    ip link set br0 up && ip link set ifb0 up || return 1
+    # 10 MB, as Remus's script has it. A new plug holds: it is let go before anything comes.
+    tc qdisc add dev ifb0 root plug limit 10000000 && tc qdisc change dev ifb0 root plug release_indefinite || return 1
+    router_takes "$1" || return 1
+    stty -F /dev/ttyS1 raw -echo
+    plugger ifb0 /dev/ttyS1 &
+    # What is said before it listens is lost.
+    until ls -l "/proc/$!/fd" 2>/dev/null | grep -q ttyS1; do usleep 20000; done
 }
 
 addresses() { # DEVICE ADDRESS,ADDRESS
@@ -88,6 +122,9 @@ for word in $(cat /proc/cmdline); do
     tg.accounts=*)
         iperf3 -s -D -B "$value" -p 5201 >/tmp/iperf3.log 2>&1
         iperf3 -s -D -B "$value" -p 5202 >/tmp/iperf3-2.log 2>&1
+        ;;
+    tg.router=*)
+        router "$value" || echo "GUEST-FAULT no router"
         ;;
     tg.phone=*)
         certificate "$value" /etc/phone/key.pem /etc/phone/cert.pem

@@ -24,8 +24,10 @@ const PHONE: [(&str, &str); 2] = [
 const PHONE_MODULES: &str = "/usr/lib/baresip/modules";
 /// With what they depend on: the NIC, and VLANs on it.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "8021q"];
+/// What a router that holds needs beside them.
+const ROUTER_MODULES: [&str; 6] = ["bridge", "ifb", "sch_ingress", "cls_u32", "act_mirred", "sch_plug"];
 /// How many images are kept; older ones go when a new one is built.
-const KEPT: usize = 4;
+const KEPT: usize = 6;
 
 /// What the guest serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub enum Service {
     /// The teller keeps accounts and talks, iperf3 serves both ways, baresip answers by TLS: what a failover must not
     /// break, and no more.
     Accounts,
+    /// Nothing: it bridges its two NICs and holds what it is told to hold, with sch_plug on an IFB, as Remus does.
+    Router,
 }
 
 impl Service {
@@ -45,6 +49,7 @@ impl Service {
         match self {
             Service::Echo | Service::Relay => "beacon",
             Service::Accounts => "teller",
+            Service::Router => "plugger",
         }
     }
 }
@@ -56,6 +61,8 @@ pub struct GuestImage {
     pub kernel: PathBuf,
     /// An uncompressed newc archive: the guest's CPU is emulated, so unpacking would cost more.
     pub initramfs: PathBuf,
+    /// What it serves.
+    pub service: Service,
 }
 
 impl GuestImage {
@@ -77,7 +84,7 @@ impl GuestImage {
             fs::rename(&aside, &initramfs).context(|| format!("cannot name {}", initramfs.display()))?;
             forget_old(&cache);
         }
-        Ok(GuestImage { kernel, initramfs })
+        Ok(GuestImage { kernel, initramfs, service })
     }
 }
 
@@ -100,9 +107,13 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     let programs: &[(&str, &str)] = match service {
         Service::Echo => &[("sipp", "sip-tester"), ("iperf3", "iperf3")],
         Service::Accounts => &[("iperf3", "iperf3"), ("baresip", "baresip-core"), ("openssl", "openssl")],
-        Service::Relay => {
-            &[("kamailio", "kamailio"), ("rtpengine", "rtpengine-daemon"), ("openssl", "openssl")]
-        }
+        Service::Relay => &[
+            ("kamailio", "kamailio"),
+            ("rtpengine", "rtpengine-daemon"),
+            ("openssl", "openssl"),
+            ("iperf3", "iperf3"),
+        ],
+        Service::Router => &[("tc", "iproute2")],
     };
     if service == Service::Relay {
         put("etc/kamailio/kamailio.cfg", 0o644, KAMAILIO.as_bytes().to_vec());
@@ -119,7 +130,9 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     }
     for (program, package) in programs {
         let path = which(program, package)?;
-        put(&format!("bin/{program}"), 0o755, read(&path, package)?);
+        // busybox has a tc of its own, that knows no plug.
+        let place = if *program == "tc" { "usr/sbin" } else { "bin" };
+        put(&format!("{place}/{program}"), 0o755, read(&path, package)?);
         libraries.extend(needed_libraries(&path)?);
     }
     for library in &libraries {
@@ -128,7 +141,8 @@ fn collect(release: &str, beacon: &Path, service: Service) -> Result<Files> {
     }
     let root = PathBuf::from(format!("/lib/modules/{release}"));
     let mut order = String::new();
-    for module in load_order(&root, &MODULES)? {
+    let more: &[&str] = if service == Service::Router { &ROUTER_MODULES } else { &[] };
+    for module in load_order(&root, &[&MODULES, more].concat())? {
         let name = module.rsplit('/').next().unwrap_or(&module);
         put(&format!("lib/modules/{name}"), 0o644, read(&root.join(&module), "linux-image-cloud-amd64")?);
         order.push_str(name);
@@ -149,7 +163,7 @@ fn modules(service: Service) -> Vec<(PathBuf, &'static str)> {
         names.iter().map(|name| (Path::new(directory).join(name), package)).collect()
     };
     match service {
-        Service::Echo => Vec::new(),
+        Service::Echo | Service::Router => Vec::new(),
         Service::Relay => {
             let names = KAMAILIO.lines().filter_map(kamailio).collect();
             within(KAMAILIO_MODULES, names, "kamailio and kamailio-tls-modules")

@@ -35,7 +35,7 @@ pub const VLAN: u16 = 7;
 /// The guest's user space lives in its memory, and that of [`Service::Relay`] is 190 MiB.
 const fn guest_memory_mib(service: Service) -> u32 {
     match service {
-        Service::Echo | Service::Accounts => 192,
+        Service::Echo | Service::Accounts | Service::Router => 192,
         Service::Relay => 768,
     }
 }
@@ -101,8 +101,8 @@ impl Laboratory {
             client: setting.plane_is_client,
         };
         let serve = match service {
-            Service::Echo | Service::Accounts => "serve",
             Service::Relay => "relay",
+            Service::Echo | Service::Accounts | Service::Router => "serve",
         };
         let guest_plan = qemu::Plan {
             image,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::beacon_record::{PAGE, page_magic};
 use crate::failure::{Context, Failure, Result};
 use crate::guest_image::GuestImage;
+use crate::namespace::Namespace;
 use crate::process::{Program, Running};
 use crate::qmp::Qmp;
 use crate::scratch::Scratch;
@@ -88,6 +89,17 @@ pub struct Guest {
 impl Guest {
     /// Starts QEMU. The guest boots meanwhile: see [`Guest::ready`].
     pub fn start(plan: &Plan, scratch: &Scratch, label: &str) -> Result<Guest> {
+        Guest::start_among(plan, scratch, label, None, &[])
+    }
+
+    /// The same with QEMU in that namespace, and with more words on its command line.
+    pub fn start_among(
+        plan: &Plan,
+        scratch: &Scratch,
+        label: &str,
+        namespace: Option<&Namespace>,
+        more: &[String],
+    ) -> Result<Guest> {
         let memory = Scratch::under(Path::new("/dev/shm"))?;
         let memory_file = memory.file("ram");
         let monitor = scratch.file(&format!("{label}.qmp"));
@@ -121,6 +133,12 @@ impl Guest {
             for option in nic.options(index) {
                 program = program.arg(option);
             }
+        }
+        for word in more {
+            program = program.arg(word);
+        }
+        if let Some(namespace) = namespace {
+            program = program.inside(namespace);
         }
         let mut running = program.start(scratch, label)?;
         let line = SerialLine::connect(scratch, label, &mut running)?;

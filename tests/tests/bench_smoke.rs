@@ -179,6 +179,81 @@ fn scale_draws_every_curve_and_derives_what_it_says_it_derives() {
     let _ = std::fs::remove_dir_all(out);
 }
 
+/// The kernel's own sch_plug, in a router VM that real checkpoints drive; both directions of a call through the VM's server.
+#[test]
+fn a_call_through_the_vm_waits_in_a_routers_sch_plug_that_follows_the_checkpoints() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("plugged-{}", std::process::id()));
+    let dir = out.display().to_string();
+    let name = "5-sch-plug-400-through";
+    let report = bench(&["figures", "--out", &dir, "--only", name, "--length", "5s"]);
+    let panel = &report["panels"][0];
+    let voices = panel["voices"].as_array().expect("voices");
+    let heard: Vec<&str> = voices.iter().filter_map(|voice| voice["name"].as_str()).collect();
+    assert_eq!(heard, ["what the caller hears", "what the callee hears"], "{panel}");
+    assert_eq!(panel["sent"].as_array().map(Vec::len), Some(2), "{panel}");
+    for voice in voices {
+        let whole = &voice["parts"][0];
+        // Held, each packet by the kernel: it comes in bursts, a checkpoint apart. Nothing in between would be a plug.
+        assert!(whole["most_at_once"].as_u64().is_some_and(|most| most >= 5), "{voice}");
+        assert!(whole["delta_ms_max"].as_f64().is_some_and(|gap| gap >= 200.0), "{voice}");
+    }
+    let plug = &panel["meta"]["plug"];
+    let count = |key: &str| plug[key].as_u64().unwrap_or_else(|| panic!("{key}: {plug}"));
+    assert!(count("buffered") >= 3 && count("released") >= 3, "{plug}");
+    assert!(plug["kernel"].as_str().is_some_and(|kernel| kernel.contains("cloud")), "{plug}");
+    assert!(out.join(format!("{name}-2.svg")).is_file(), "each direction is drawn");
+    let _ = std::fs::remove_dir_all(out);
+}
+
+/// Two peers that run, one that is not installed, one that ends at once: the report has all four.
+#[test]
+fn peers_report_who_ran_and_who_could_not_and_why() {
+    if one_cpu() {
+        return;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("peers-{}", std::process::id()));
+    let dir = out.display().to_string();
+    let short = ["--seconds", "2", "--repeats", "1", "--interval", "100ms"];
+    let only = |names: &[&str]| -> Vec<String> {
+        names.iter().flat_map(|name| ["--only".to_owned(), (*name).to_owned()]).collect()
+    };
+    let run = |names: &[&str], more: &[&str]| {
+        let names = only(names);
+        let mut words = vec!["peers"];
+        words.extend(names.iter().map(String::as_str).chain(short).chain(more.iter().copied()));
+        bench(&words)
+    };
+    let names = ["filter-buffer", "ovs-dpdk", "tidegate-realtime"];
+    let report = run(&names, &["--out", &dir, "--vswitchd", "/nonexistent/vswitchd"]);
+    let missing = &report["missing"][0];
+    assert_eq!(missing["name"], "ovs-dpdk", "{report}");
+    assert!(missing["why"].as_str().is_some_and(|why| why.contains("/nonexistent/vswitchd")), "{missing}");
+    let ran: Vec<&str> =
+        report["peers"].as_array().expect("peers").iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(ran, ["filter-buffer", "tidegate-realtime"], "{report}");
+    for row in report["peers"].as_array().expect("peers") {
+        let number = |key: &str| row[key]["median"].as_f64().unwrap_or_else(|| panic!("{key} of {row}"));
+        assert!(number("tcp_mbit") > 0.0, "{row}");
+        assert!(row["alone"]["gap_ms_max"]["median"].as_f64().is_some_and(|gap| gap >= 20.0), "{row}");
+        assert!(row["beside_tcp"]["pdv_ms_p99"]["median"].is_f64(), "{row}");
+    }
+    let [buffer, realtime] = [0, 1].map(|at| &report["peers"][at]);
+    assert!(buffer["alone"]["most_at_once"]["median"].as_f64().is_some_and(|most| most >= 3.0), "{buffer}");
+    assert!(buffer["no_rate"].is_string() && buffer["frames_per_second"].is_null(), "{buffer}");
+    assert!(realtime["frames_per_second"]["median"].as_f64().is_some_and(|rate| rate > 100.0), "{realtime}");
+    let page = std::fs::read_to_string(out.join("peers.html")).expect("the page");
+    assert!(page.contains("/nonexistent/vswitchd") && page.contains("QEMU filter-buffer"));
+    let _ = std::fs::remove_dir_all(out);
+
+    let report = run(&["ovs-dpdk", "testpmd-io"], &["--vswitchd", "/bin/false"]);
+    assert_eq!(report["peers"][0]["name"], "testpmd-io", "{report}");
+    assert_eq!(report["missing"][0]["name"], "ovs-dpdk", "{report}");
+    assert!(report["missing"][0]["why"].as_str().is_some_and(|why| why.contains("vswitchd")), "{report}");
+}
+
 /// A fixed interval and `auto`, with real checkpoints, calls, signalling and TCP.
 #[test]
 fn sweep_measures_a_replicated_vm_at_a_fixed_interval_and_at_auto() {

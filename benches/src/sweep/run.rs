@@ -11,6 +11,7 @@ use crate::failure::{Failure, Result};
 use crate::testbed::conditions::Conditions;
 use crate::testbed::hiccups::Watch;
 use crate::testbed::lab::Lab;
+use crate::testbed::scenario::CallWay;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tidegate_tests::capture::Capture;
@@ -52,9 +53,9 @@ pub struct Order<'a> {
 
 /// Runs it; `tell` gets a line now and then.
 pub fn run(lab: &mut Lab, order: &Order<'_>, tell: &dyn Fn(&str)) -> Result<()> {
-    lab.boot()?;
+    lab.boot(CallWay::To)?;
     lab.forget()?;
-    let (snapshot, setting) = lab.guest("realtime")?;
+    let (snapshot, setting) = lab.guest(CallWay::To, "realtime")?;
     let mut hosts = Host::pair(&setting, &lab.network)?;
     snapshot.run(&hosts[0])?;
     let means = Means::Programs(lab.programs.tidegate.clone());

@@ -76,7 +76,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let meta =
             samples.meta()?.ok_or_else(|| Failure::new(format!("{} has no samples", scenario.name)))?;
         let panel = Panel::of(&samples, meta)?;
-        let drawings = panel.voices.iter().map(|voice| draw(voice, labels(&panel))).collect::<Vec<_>>();
+        let drawings: Vec<String> = panel
+            .voices
+            .iter()
+            .map(|voice| {
+                let title = match panel.voices.len() {
+                    1 => scenario.title.clone(),
+                    _ => format!("{}: {}", scenario.title, voice.name),
+                };
+                draw(voice, Labels { title: &title, ..labels(&panel) })
+            })
+            .collect();
         for (n, drawing) in drawings.iter().enumerate() {
             let suffix = if n == 0 { String::new() } else { format!("-{}", n + 1) };
             write(&out.join(format!("{}{suffix}.svg", scenario.name)), drawing)?;

@@ -1,5 +1,6 @@
-//! What all scenarios share: two hosts' wires at one bridge, the programs, and a guest that has booted once.
+//! What all scenarios share: two hosts' wires at one bridge, the programs, and guests that have booted once.
 
+use super::scenario::CallWay;
 use crate::failure::{Failure, Result};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,9 +8,10 @@ use std::time::Duration;
 use tidegate_tests::guest_image::{GuestImage, Service};
 use tidegate_tests::laboratory::alone;
 use tidegate_tests::process::{Program, Running};
+use tidegate_tests::router::{Router, Takes};
 use tidegate_tests::scratch::Scratch;
 use tidegate_tests::survival::host::{HOLD_FRAMES, Setting, Snapshot, TELLER_WORDS};
-use tidegate_tests::survival::network::{Network, wire};
+use tidegate_tests::survival::network::{Network, port, wire};
 use tidegate_tests::wall_clock::wait_until;
 
 /// The server's address, in a VM or not; it is the guest's of `tidegate_tests`.
@@ -22,15 +24,19 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 pub struct Programs {
     /// `tidegate`; the plane and the replication lie beside it.
     pub tidegate: PathBuf,
-    /// The server of the calls.
+    /// The server of the calls to it.
     pub teller: PathBuf,
+    /// What the guest of the calls through it has beside kamailio and rtpengine.
+    pub beacon: PathBuf,
+    /// What drives the router's sch_plug.
+    pub plugger: PathBuf,
 }
 
 impl Programs {
     /// Those beside `tidegate`.
     pub fn beside(tidegate: &Path) -> Result<Programs> {
         let dir = tidegate.parent().unwrap_or(Path::new("."));
-        for name in ["tidegate", "tidegate-plane", "tidegate-replica", "teller"] {
+        for name in ["tidegate", "tidegate-plane", "tidegate-replica", "teller", "beacon", "plugger"] {
             let program = dir.join(name);
             if !program.is_file() {
                 return Err(Failure::new(format!(
@@ -40,7 +46,8 @@ impl Programs {
                 )));
             }
         }
-        Ok(Programs { tidegate: tidegate.to_owned(), teller: dir.join("teller") })
+        let [teller, beacon, plugger] = ["teller", "beacon", "plugger"].map(|name| dir.join(name));
+        Ok(Programs { tidegate: tidegate.to_owned(), teller, beacon, plugger })
     }
 }
 
@@ -50,7 +57,7 @@ pub struct Lab {
     pub network: Network,
     /// See [`Programs`].
     pub programs: Programs,
-    guest: Option<(GuestImage, Snapshot)>,
+    guests: Vec<(GuestImage, Snapshot)>,
     _alone: File,
 }
 
@@ -61,13 +68,18 @@ impl Lab {
             return Err(Failure::new("figures are measured in network namespaces: run it as root"));
         }
         let alone = alone()?;
-        Ok(Lab { network: Network::new()?, programs, guest: None, _alone: alone })
+        Ok(Lab { network: Network::new()?, programs, guests: Vec::new(), _alone: alone })
     }
 
-    /// Boots a guest and keeps it, unless that was done before.
-    pub fn boot(&mut self) -> Result<()> {
-        if self.guest.is_none() {
-            let image = GuestImage::build(&self.programs.teller, Service::Accounts)?;
+    /// Boots the guest of such calls and keeps it, unless that was done before.
+    pub fn boot(&mut self, call: CallWay) -> Result<()> {
+        let service = service(call);
+        if self.guests.iter().all(|(image, _)| image.service != service) {
+            let program = match call {
+                CallWay::To => &self.programs.teller,
+                CallWay::Through => &self.programs.beacon,
+            };
+            let image = GuestImage::build(program, service)?;
             let tidegate = &self.programs.tidegate;
             let setting = Setting {
                 tidegate,
@@ -77,18 +89,25 @@ impl Lab {
                 hold_frames: HOLD_FRAMES,
             };
             let snapshot = Snapshot::take(&setting, &self.network)?;
-            self.guest = Some((image, snapshot));
+            self.guests.push((image, snapshot));
         }
         Ok(())
     }
 
     /// The booted guest, and what a host under this policy is started with.
-    pub fn guest<'a>(&'a self, policy: &'a str) -> Result<(&'a Snapshot, Setting<'a>)> {
-        let (image, snapshot) = self.guest.as_ref().ok_or_else(|| Failure::new("no guest was booted"))?;
+    pub fn guest<'a>(&'a self, call: CallWay, policy: &'a str) -> Result<(&'a Snapshot, Setting<'a>)> {
+        let found = self.guests.iter().find(|(image, _)| image.service == service(call));
+        let (image, snapshot) = found.ok_or_else(|| Failure::new("no guest was booted"))?;
         Ok((
             snapshot,
             Setting { tidegate: &self.programs.tidegate, image, policy, guest: "", hold_frames: HOLD_FRAMES },
         ))
+    }
+
+    /// A router VM on the way from the first host to the peer.
+    pub fn router(&self, takes: Takes) -> Result<Router> {
+        let image = GuestImage::build(&self.programs.plugger, Service::Router)?;
+        Ok(Router::between(&image, takes, &self.network.outside, &port(0), "br0")?)
     }
 
     /// The next server at that address is another one.
@@ -96,6 +115,13 @@ impl Lab {
         self.network.forget()?;
         self.network.outside.run("ip neighbour flush dev br0")?;
         Ok(())
+    }
+}
+
+fn service(call: CallWay) -> Service {
+    match call {
+        CallWay::To => Service::Accounts,
+        CallWay::Through => Service::Relay,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The report: one HTML file without anything outside itself, for light and for dark.
 
 use super::panel::{Panel, Part};
-use super::scenario::Scenario;
+use super::scenario::{Gate, Scenario};
 use crate::stats::Spread;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeSet;
@@ -56,7 +56,7 @@ impl Page<'_> {
             div class="card scroll" {
                 table {
                     thead { tr {
-                        th { "Figure" } th style="text-align:left" { "Panel" } th style="text-align:left" { "MOS, buffer of 60 ms" }
+                        th { "Figure" } th class="left" { "Panel" } th class="left" { "MOS, buffer of 60 ms" }
                         th { "late at 60 ms" } th { "lost" } th { "longest gap" } th { "jitter, mean" } th { "PDV p99" }
                     } }
                     tbody {
@@ -67,8 +67,11 @@ impl Page<'_> {
                                 @let playout = &heard.playout;
                                 tr {
                                     td { (panel.scenario.figure) }
-                                    td style="text-align:left" { a href={ "#" (panel.scenario.name) } { (panel.scenario.title) } }
-                                    td style="text-align:left" class=(grade(playout.mos_60)) {
+                                    td class="left" {
+                                        a href={ "#" (panel.scenario.name) } { (panel.scenario.title) }
+                                        @if panel.voices.len() > 1 { br; small { (voice.name) } }
+                                    }
+                                    td class={ "left " (grade(playout.mos_60)) } {
                                         span class="bar" { i style={ "width:" (format!("{:.0}%", (playout.mos_60 - 1.0) / 3.5 * 100.0)) } {} }
                                         (number(playout.mos_60))
                                     }
@@ -153,9 +156,15 @@ impl Page<'_> {
             h2 { "How it was measured" }
             div class="card" {
                 p class="soft" {
-                    "Two hosts in network namespaces of one machine, a bridge, and the peer behind it. sipp calls the server by SIP; \
-                     both sides send G.711 A-law, a packet every 20 ms. Checkpoints are real: tidegate replicate and tidegate \
-                     standby, each with a QEMU. Where the VM is not replicated, its plane is there and holds nothing."
+                    "Two hosts in network namespaces of one machine, a bridge, and the peers behind it. To the server: sipp calls it by \
+                     SIP, and it talks itself. Through it: two baresip phones outside call each other by way of kamailio, and \
+                     rtpengine relays what they say. All send G.711 A-law, a packet every 20 ms. Checkpoints are real: tidegate \
+                     replicate and tidegate standby, each with a QEMU. Where the VM is not replicated, its plane is there and \
+                     holds nothing. Where sch_plug holds, so does the plane, and behind it a router VM with Debian's kernel is \
+                     told of each close and each commit as the plane is; sch_plug gives nobody an answer to wait for, so a VM \
+                     may run again before its epoch has begun there. The server has 128 MiB, the relay 512 (its libraries lie in \
+                     its memory): where the kernel does not tell which pages changed, a checkpoint compares all of them while \
+                     the VM stands still, so the relay's pauses are longer, whatever holds."
                 }
                 dl {
                     @for (name, value) in &rows {
@@ -188,8 +197,17 @@ impl Page<'_> {
 fn chips(panel: &Panel) -> Markup {
     let mut chips = Vec::new();
     if let Some(replicate) = &panel.scenario.replicate {
-        chips.push(format!("policy {}", replicate.policy));
+        match replicate.gate {
+            Gate::Tidegate => chips.push(format!("tidegate, policy {}", replicate.policy)),
+            Gate::SchPlug => chips.push("a bridge in Linux, all IPv4 by way of an IFB".to_owned()),
+        }
         chips.push(format!("a checkpoint {} ms after the other", replicate.interval.as_millis()));
+    }
+    if let Some(plug) = &panel.meta.plug {
+        let took =
+            plug.order_ms.map(|(median, most)| format!(", {median:.1} ms an order, {most:.1} at most"));
+        chips.push(format!("sch_plug of Linux {} in a router VM{}", plug.kernel, took.unwrap_or_default()));
+        chips.push(format!("{} of its {} epochs began before the VM ran again", plug.in_time, plug.buffered));
     }
     if let Some(interval) = panel.checkpoint_interval_ms {
         chips.push(format!("{} checkpoints, one every {interval:.0} ms in the mean", panel.checkpoints));
@@ -223,11 +241,11 @@ fn numbers(panel: &Panel) -> Markup {
             tr {
                 td { (what) }
                 td { (part.packets) } td { (quality.lost) }
-                td { (percent(playout.late_60, part.packets)) } td { (percent(playout.late_200, part.packets)) }
+                td { (playout.late_60) (share(playout.late_60, part.packets)) } td { (playout.late_200) (share(playout.late_200, part.packets)) }
                 td { (number(quality.jitter_ms)) " / " (number(quality.jitter_ms_max)) }
                 td { (number(quality.delta_ms_mean)) " / " (number(quality.delta_ms_max)) }
                 td { (number(playout.pdv_ms_p99)) " / " (number(playout.pdv_ms_p999)) }
-                td { (number(playout.calm_pdv_ms_p99)) " / " (number(playout.calm_pdv_ms_p999)) small { " (-" (format!("{:.0}", playout.calm_excluded_percent)) " %)" } }
+                td { (number(playout.calm_pdv_ms_p99)) " / " (number(playout.calm_pdv_ms_p999)) @if playout.calm_excluded_percent >= 0.5 { br; small { "without " (format!("{:.0}", playout.calm_excluded_percent)) " %" } } }
                 td class=(grade(playout.mos_60)) { (number(playout.mos_60)) " / " (number(playout.mos_200)) }
                 td { (playout.burst_60) } td { (part.most_at_once) }
             }
@@ -237,17 +255,17 @@ fn numbers(panel: &Panel) -> Markup {
         div class="scroll" {
             table {
                 thead { tr {
-                    th { "ms, unless named otherwise" } th { "packets" } th { "lost" } th { "late at" br; "60 ms" } th { "late at" br; "200 ms" }
+                    th { "ms, unless named otherwise" } th { "packets" } th { "lost" } th { "late" br; "at 60" } th { "late" br; "at 200" }
                     th { "jitter" br; "mean / max" } th { "between" br; "mean / max" } th { "PDV" br; "p99 / p99.9" }
                     th { "calm PDV" br; "p99 / p99.9" } th { "MOS" br; "60 / 200 ms" } th { "in a" br; "row" } th { "at" br; "once" }
                 } }
                 tbody {
                     @for voice in &panel.voices {
                         @for (n, part) in voice.parts.iter().enumerate() {
-                            (rows(part, if n == 0 { "from the server" } else { part.what }))
+                            (rows(part, if n == 0 { voice.name } else { part.what }))
                         }
                     }
-                    @for part in &panel.sent { (rows(part, "to the server, as sent")) }
+                    @for part in &panel.sent { (rows(part, part.what)) }
                 }
             }
         }
@@ -277,6 +295,11 @@ fn ms(value: f64) -> String {
     format!("{} ms", number(value))
 }
 
+/// Below a count, so that a column stays narrow.
+fn share(count: u64, of: usize) -> Markup {
+    html! { @if count > 0 { br; small { (format!("{:.0} %", 100.0 * count as f64 / of.max(1) as f64)) } } }
+}
+
 fn percent(count: u64, of: usize) -> String {
     match count {
         0 => "0".to_owned(),
@@ -296,6 +319,7 @@ mod tests {
         let scenario = Scenario { title: title.to_owned(), ..Scenario::paper().unwrap().remove(0) };
         let part = Part::of("all of it", &[], &Noise::default());
         let voice = Voice {
+            name: "what the caller hears",
             way: "a to b".into(),
             ssrc: "0x1".into(),
             parts: vec![part.clone()],

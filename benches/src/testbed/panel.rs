@@ -7,6 +7,7 @@ use super::lab::SERVER;
 use super::samples::{Meta, Samples};
 use super::scenario::Scenario;
 use super::stream::{CLOCK, Stream, streams};
+use super::talk::{listener, speaker};
 use super::transfer::mbit_per_second;
 use crate::failure::{Failure, Result};
 use crate::stats::Spread;
@@ -51,6 +52,8 @@ pub struct Panel {
 /// One RTP stream from the server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Voice {
+    /// Who hears it.
+    pub name: &'static str,
     /// From where to where.
     pub way: String,
     /// Synchronisation source.
@@ -195,25 +198,34 @@ impl Part {
 
 impl Voice {
     fn of(stream: &Stream, meta: &Meta) -> Voice {
-        let all = steps(&stream.arrivals, CLOCK);
-        let seconds = |at_ns: u64| at_ns.saturating_sub(meta.begin_ns) as f64 / 1e9;
-        let mut parts = vec![Part::of("all of it", &stream.arrivals, &meta.noise)];
+        let name = listener(meta.scenario.call, stream.to.port());
+        let way = format!("{} to {}", stream.from, stream.to);
+        let voice = Voice::over(&stream.arrivals, meta.begin_ns, &meta.noise);
+        let mut voice = Voice { name, way, ssrc: format!("0x{:08x}", stream.ssrc), ..voice };
         if let Some(killed_ns) = meta.killed_ns {
             let cut = stream.arrivals.partition_point(|arrival| arrival.at_ns <= killed_ns);
             let (before, after) = stream.arrivals.split_at(cut);
             // A buffer begins anew after such a silence: the delay counts from the quickest packet of each part.
-            parts.push(Part::of("before the failover", before, &meta.noise));
-            parts.push(Part::of("after it", after, &meta.noise));
+            voice.parts.push(Part::of("before the failover", before, &meta.noise));
+            voice.parts.push(Part::of("after it", after, &meta.noise));
         }
+        voice
+    }
+
+    /// Packets in the order in which they came, over the time since `begin_ns`.
+    pub fn over(arrivals: &[Arrival], begin_ns: u64, noise: &Noise) -> Voice {
+        let all = steps(arrivals, CLOCK);
+        let seconds = |at_ns: u64| at_ns.saturating_sub(begin_ns) as f64 / 1e9;
         let point = |(n, step): (usize, &Step)| Point {
             s: seconds(step.at_ns),
             jitter_ms: step.jitter_ms,
             delta_ms: (n > 0).then_some(step.delta_ms),
         };
         Voice {
-            way: format!("{} to {}", stream.from, stream.to),
-            ssrc: format!("0x{:08x}", stream.ssrc),
-            parts,
+            name: "what is heard",
+            way: String::new(),
+            ssrc: String::new(),
+            parts: vec![Part::of("all of it", arrivals, noise)],
             losses: losses(&all).into_iter().map(|(at_ns, count)| (seconds(at_ns), count)).collect(),
             points: all.iter().enumerate().map(point).collect(),
         }
@@ -244,7 +256,11 @@ impl Panel {
             stream.arrivals.retain(|arrival| within(arrival.at_ns));
         }
         all.retain(|stream| stream.arrivals.len() >= CALL);
-        let (heard, sent): (Vec<_>, Vec<_>) = all.into_iter().partition(|stream| stream.from.ip() == SERVER);
+        let (mut heard, mut sent): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|stream| stream.from.ip() == SERVER);
+        // Of two phones the caller has the lower ports.
+        heard.sort_by_key(|stream| stream.to.port());
+        sent.sort_by_key(|stream| stream.from.port());
         if heard.is_empty() {
             return Err(Failure::new(format!(
                 "{}: there is no call from {SERVER} in it; run it again with --again",
@@ -263,10 +279,15 @@ impl Panel {
             _ => None,
         };
         let outage_ms = meta.killed_ns.and_then(|killed_ns| outage(&heard, killed_ns));
+        let scenario = meta.scenario.clone();
         let panel = Panel {
-            scenario: meta.scenario.clone(),
             voices: heard.iter().map(|stream| Voice::of(stream, &meta)).collect(),
-            sent: sent.iter().map(|stream| Part::of("as sent", &stream.arrivals, &meta.noise)).collect(),
+            sent: sent
+                .iter()
+                .map(|stream| {
+                    Part::of(speaker(scenario.call, stream.from.port()), &stream.arrivals, &meta.noise)
+                })
+                .collect(),
             checkpoints: checkpoints.len(),
             checkpoint_interval_ms: interval,
             pause_ms: numbers("pause_ms"),
@@ -279,6 +300,7 @@ impl Panel {
                 meta.noise.hiccups.clear();
                 meta
             },
+            scenario,
         };
         Ok(panel)
     }

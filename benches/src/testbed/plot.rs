@@ -173,6 +173,7 @@ mod tests {
             delta_ms: (n > 0).then_some(20.0),
         });
         Voice {
+            name: "what the caller hears",
             way: "10.9.0.2:6400 to 10.9.0.1:6300".into(),
             ssrc: title_ssrc.into(),
             parts: vec![Part::of("all of it", &[], &Noise::default())],

@@ -9,6 +9,7 @@
 
 use super::conditions::Conditions;
 use super::hiccups::Noise;
+use super::plugged::Plugged;
 use super::scenario::Scenario;
 use crate::failure::{Context, Failure, Result};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub struct Meta {
     pub call_broken: Option<String>,
     /// The plane's own counters at the end.
     pub plane: Option<Value>,
+    /// What the router's sch_plug did, where that held.
+    #[serde(default)]
+    pub plug: Option<Plugged>,
     /// See [`Conditions`].
     pub conditions: Conditions,
     /// See [`Noise`].
@@ -67,6 +71,7 @@ impl Meta {
             promotion: None,
             call_broken: None,
             plane: None,
+            plug: None,
             conditions,
             noise: Noise::default(),
         }

@@ -7,9 +7,11 @@
 //! title = "Real-time media let go, 400 ms"
 //! about = "One sentence under the title."          # may be left out
 //! guest = "vm"                   # none: the server is a process of the host
+//! call = "through"               # between two phones outside, through kamailio and rtpengine; "to": to the server (the default)
 //! length = "20s"                 # of what is measured, 2s to 1h
 //! tcp = true                     # iperf3 both ways beside the call (the default)
 //! replicate = { policy = "realtime", interval = "400ms" }   # without it nothing is held
+//! replicate = { policy = "hold-all", interval = "400ms", gate = "sch_plug" }   # a router VM holds, as a Remus host does
 //! kill = true                    # the primary dies in the middle
 //! ```
 
@@ -37,6 +39,29 @@ pub enum Guest {
     Vm,
 }
 
+/// Whom the call is with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallWay {
+    /// The server itself answers and talks.
+    #[default]
+    To,
+    /// Two phones outside talk to each other; signalling and media pass the server.
+    Through,
+}
+
+/// What holds the VM's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// The planes.
+    #[default]
+    Tidegate,
+    /// A router VM behind a plane that lets everything go: the kernel's own sch_plug on an IFB, told of the same closes
+    /// and commits.
+    SchPlug,
+}
+
 /// How the VM is replicated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +71,9 @@ pub struct Replicate {
     /// From one checkpoint to the next.
     #[serde(with = "span")]
     pub interval: Duration,
+    /// What does the holding.
+    #[serde(default)]
+    pub gate: Gate,
 }
 
 /// One panel. See the module's head.
@@ -63,6 +91,9 @@ pub struct Scenario {
     pub about: String,
     /// Where the server is.
     pub guest: Guest,
+    /// Whom the call is with.
+    #[serde(default)]
+    pub call: CallWay,
     /// How long is measured.
     #[serde(with = "span")]
     pub length: Duration,
@@ -124,6 +155,9 @@ impl Scenario {
         if !LENGTHS.contains(&self.length) {
             return Err(format!("length is {:?}; it goes from 2s to 1h", self.length));
         }
+        if (self.guest, self.call) == (Guest::None, CallWay::Through) {
+            return Err("call = \"through\" wants guest = \"vm\": kamailio and rtpengine are in there".into());
+        }
         let Some(replicate) = &self.replicate else {
             let dies = "kill = true wants a standby: add replicate = { policy = \"realtime\", interval = \"100ms\" }";
             return if self.kill { Err(dies.into()) } else { Ok(()) };
@@ -136,6 +170,15 @@ impl Scenario {
         if replicate.policy.parse::<PolicyName>().is_err() {
             let known = PolicyName::ALL.map(PolicyName::name).join(", ");
             return Err(format!("there is no policy {:?}; there are {known}", replicate.policy));
+        }
+        if replicate.gate == Gate::SchPlug {
+            // What the router's filter can tell apart: all IPv4, or TCP.
+            if !["hold-all", "non-tcp"].contains(&replicate.policy.as_str()) {
+                return Err("gate = \"sch_plug\" knows the policies hold-all and non-tcp only".into());
+            }
+            if self.kill {
+                return Err("gate = \"sch_plug\" has one host's router only: leave kill out".into());
+            }
         }
         if !INTERVALS.contains(&replicate.interval) {
             return Err(format!("interval is {:?}; it goes from 10ms to 10s", replicate.interval));
@@ -200,6 +243,14 @@ mod tests {
             ("\"vm\"", "\"xen\"", "unknown variant"),
             ("title", "titel", "titel"),
             ("replicate = { policy = \"realtime\", interval = \"400ms\" }", "kill = true", "wants a standby"),
+            ("\"vm\"", "\"none\"\ncall = \"through\"", "wants guest"),
+            ("\"400ms\" }", "\"400ms\", gate = \"sch_plug\" }", "hold-all and non-tcp"),
+            (
+                "realtime\", interval = \"400ms\" }",
+                "non-tcp\", interval = \"400ms\", gate = \"sch_plug\" }\nkill = true",
+                "one host",
+            ),
+            ("\"400ms\" }", "\"400ms\", gate = \"qdisc\" }", "unknown variant"),
         ] {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD);

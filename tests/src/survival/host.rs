@@ -10,7 +10,7 @@ use serde_json::json;
 use super::network::{Network, Side, wire};
 use crate::control_client::ControlClient;
 use crate::failure::{Context, Failure, Result};
-use crate::guest_image::GuestImage;
+use crate::guest_image::{GuestImage, Service};
 use crate::plane::GUEST;
 use crate::process::{Program, Running};
 use crate::qemu::{self, Guest, Nic};
@@ -18,8 +18,14 @@ use crate::qmp::Qmp;
 use crate::scratch::Scratch;
 use crate::wall_clock::wait_until;
 
-/// The teller, its iperf3 servers and the phone fit in.
-const MEMORY_MIB: u32 = 128;
+/// The teller, its iperf3 servers and the phone fit in; the relay's libraries are 190 MiB, and at boot they are there
+/// twice.
+const fn memory_mib(service: Service) -> u32 {
+    match service {
+        Service::Relay => 512,
+        Service::Echo | Service::Accounts | Service::Router => 128,
+    }
+}
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 
@@ -31,9 +37,14 @@ pub const TELLER_WORDS: &str =
     "tcp=10.9.0.2:5100 sip=10.9.0.2:5070 media=6400 pbx=10.9.0.2:5060 marks=10.9.0.1:9700";
 /// What else the guest does: see `guest/init.sh`.
 const WORDS: &str = "tg.nic0=10.9.0.2/24 tg.accounts=10.9.0.2 tg.phone=10.9.0.2 tg.teller=";
+/// What a guest does that relays. A tmpfs would take half of the memory at most.
+const RELAY_WORDS: &str = "rootfstype=ramfs tg.nic0=10.9.0.2/24 tg.relay=10.9.0.2 tg.accounts=10.9.0.2";
 
-/// Waits for the teller, both iperf3s and the phone.
-const LISTENS: &str = "for port in 5060 5100 5201 5202 5081; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done";
+/// Waits for both iperf3s, and for the teller and the phone or the proxy.
+fn listens(service: Service) -> String {
+    let ports = if service == Service::Relay { "5060 5201 5202" } else { "5060 5100 5201 5202 5081" };
+    format!("for port in {ports}; do until netstat -ltn | grep -q \":$port \"; do usleep 20000; done; done")
+}
 
 /// What one side of a trial is started with.
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +160,7 @@ impl Host {
             std::thread::sleep(Duration::from_millis(20));
         }
         // What is started in the background may not listen yet.
-        host.guest.command(LISTENS, BOOTS_WITHIN)?;
+        host.guest.command(&listens(setting.image.service), BOOTS_WITHIN)?;
         Ok(host)
     }
 
@@ -179,16 +190,22 @@ impl Host {
 }
 
 fn guest_plan(setting: &Setting<'_>, plane: &Plane, waits: bool) -> qemu::Plan {
+    let words = match setting.image.service {
+        Service::Relay => RELAY_WORDS.to_owned(),
+        Service::Echo | Service::Accounts | Service::Router => {
+            format!("{WORDS}{}", TELLER_WORDS.replace(' ', ","))
+        }
+    };
     qemu::Plan {
         image: setting.image.clone(),
-        memory_mib: MEMORY_MIB,
+        memory_mib: memory_mib(setting.image.service),
         nics: vec![Nic {
             socket: plane.scratch.file("vhost.sock"),
             server: false,
             mac: Nic::mac(0),
             properties: String::new(),
         }],
-        words: format!("{WORDS}{}", TELLER_WORDS.replace(' ', ",")),
+        words,
         waits,
     }
 }

@@ -14,11 +14,14 @@ use crate::wall_clock::now_ns;
 
 /// What is done when a step has been told.
 pub type Action = Box<dyn FnOnce() + Send>;
+/// What is done at each event.
+pub type Follower = Box<dyn FnMut(&Value) + Send>;
 
 #[derive(Default)]
 struct State {
     events: Vec<Value>,
     trigger: Option<(String, Action)>,
+    follower: Option<Follower>,
     ended: bool,
 }
 
@@ -43,6 +46,9 @@ impl Shared {
             action();
         }
         event["read_ns"] = now_ns().into();
+        if let Some(follower) = &mut state.follower {
+            follower(&event);
+        }
         state.events.push(event);
         self.told.notify_all();
     }
@@ -76,6 +82,11 @@ impl Telling {
     /// Does this in the reading thread as soon as the step is told.
     pub fn at_step(&self, step: &str, action: Action) {
         self.shared.lock().trigger = Some((step.to_owned(), action));
+    }
+
+    /// Does this in the reading thread at each event from now on.
+    pub fn follow(&self, follower: Follower) {
+        self.shared.lock().follower = Some(follower);
     }
 
     /// Takes back what was to be done, if it was not.
@@ -151,6 +162,21 @@ mod tests {
         shared.take(r#"{"event":"step","step":"save","epoch":1}"#);
         shared.take(r#"{"event":"step","step":"save","epoch":2}"#);
         assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_follower_meets_every_event_from_then_on_in_their_order() {
+        let shared = Shared::default();
+        shared.take(r#"{"event":"step","step":"close","epoch":1}"#);
+        let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let list = Arc::clone(&seen);
+        shared.lock().follower = Some(Box::new(move |event| {
+            list.lock().expect("no panic").extend(event["epoch"].as_u64());
+        }));
+        shared.take(r#"{"event":"step","step":"close","epoch":2}"#);
+        shared.take(r#"{"event":"step","step":"commit","epoch":3}"#);
+        assert_eq!(*seen.lock().expect("no panic"), [2, 3]);
+        assert_eq!(shared.lock().events.len(), 3);
     }
 
     #[test]
