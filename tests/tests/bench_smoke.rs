@@ -137,7 +137,7 @@ fn ratios_have_every_key_and_say_how_they_were_measured() {
     let number = |key: &str| report[key]["median"].as_f64().unwrap_or(f64::NAN);
     assert_eq!(number("R7_lost"), 0.0, "{report}");
     assert!((0.99..2.0).contains(&number("R7")), "{report}");
-    let gap = &report["parts"]["epochs"]["gap_ms"]["hiccup_free"][1]["median"];
+    let gap = &report["parts"]["epochs"]["gap_ms"]["raw"][1]["median"];
     assert!(gap.as_f64().is_some_and(|ms| ms > 300.0), "hold-all at 400 ms: {report}");
     for stated in ["cpu", "kernel", "dpdk", "stamps"] {
         assert!(

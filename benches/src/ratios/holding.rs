@@ -116,14 +116,14 @@ fn beside_tcp(rig: &mut Rig, plan: &Plan, rounds: &mut Rounds) -> Result<()> {
         p99(rig, Speed::None, ["rtp_alone_p99_ns", "rtp_alone_raw_p99_ns", "rtp_alone_excluded_share"])?;
     let beside =
         p99(rig, GIGABIT, ["rtp_beside_p99_ns", "rtp_beside_raw_p99_ns", "rtp_beside_excluded_share"])?;
-    let faster = p99(
-        rig,
-        TEN_GIGABIT,
-        ["rtp_beside_10g_p99_ns", "rtp_beside_10g_raw_p99_ns", "rtp_beside_10g_excluded_share"],
-    )?;
+    // A short run is for machines on which a thread may stand still for longer than the hold queue then has room.
+    let keys = ["rtp_beside_10g_p99_ns", "rtp_beside_10g_raw_p99_ns", "rtp_beside_10g_excluded_share"];
+    let faster = if plan.short { None } else { Some(p99(rig, TEN_GIGABIT, keys)?) };
     rounds.add("R3", beside.clean.p99 / alone.clean.p99);
     rounds.add("R3_raw", beside.raw.p99 / alone.raw.p99);
-    rounds.add("R3_10g", faster.clean.p99 / alone.clean.p99);
+    if let Some(faster) = faster {
+        rounds.add("R3_10g", faster.clean.p99 / alone.clean.p99);
+    }
     Ok(())
 }
 

@@ -323,7 +323,8 @@ impl Stand {
         seen.dropped = self.dropped() - dropped + self.ledger.borrow().starved;
         let lost = self.ledger.borrow().rtp_waiting() as u64;
         self.settle()?;
-        if lost > 4 * BURST as u64 * u64::from(self.load.lanes) {
+        // A few are still on their way; after a hiccup, more.
+        if lost > 4 * BURST as u64 * u64::from(self.load.lanes) + seen.frames / 10 {
             return Err(Failure::new(format!(
                 "{lost} frames of RTP did not bypass as they should have, so their delay means nothing"
             )));
