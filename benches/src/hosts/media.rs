@@ -274,6 +274,6 @@ mod tests {
                 .iter()
                 .all(|record| record.call < 3 && record.at_ns > record.intended_ns.saturating_sub(1_000_000))
         );
-        ["in", "out"].map(|name| std::fs::remove_file(log(name)).unwrap());
+        ["in", "out"].iter().for_each(|name| std::fs::remove_file(log(name)).unwrap());
     }
 }
