@@ -27,7 +27,7 @@ pub fn serve(listen: SocketAddr, secret: Secret, tidegate: PathBuf) -> Result<()
     let listener = TcpListener::bind(listen).context(|| format!("cannot listen at {listen}"))?;
     let own = listener.local_addr().context(|| "a listener without an address".into())?;
     eprintln!("agent: listening at {own}");
-    let (admitted, admit) = mpsc::sync_channel(1);
+    let (admitted, admit) = mpsc::sync_channel(0);
     let secret = Arc::new(secret);
     let strangers = Arc::new(AtomicUsize::new(0));
     std::thread::spawn(move || {

@@ -115,8 +115,8 @@ impl Agent {
     }
 
     fn fetch(&mut self, file: &str, to: &Path) -> Result<()> {
-        let named = format!("{}: {file}", self.name);
-        let what = || named.clone();
+        let name = self.name;
+        let what = || format!("{name}: {file}");
         let told = self.ask(&Request::Fetch { file: file.to_owned() })?;
         let length = told["length"].as_u64().filter(|length| *length <= FILE_MAX);
         let length =

@@ -187,10 +187,10 @@ pub fn receive(own: Ipv4Addr, log: &Path) -> Result<Work> {
     socket.set_read_timeout(Some(PACKET)).context(what)?;
     let mut log = BufWriter::with_capacity(1 << 20, create(log)?);
     Ok(Work::start(move |end, count| {
-        let headers = || MultiHeaders::<SockaddrIn>::preallocate(BURST, Some(nix::cmsg_space!(TimeSpec)));
         let mut buffers = vec![[0u8; 256]; BURST];
         while !end.load(Relaxed) {
-            let mut heads = headers();
+            let room = Some(nix::cmsg_space!(TimeSpec));
+            let mut heads = MultiHeaders::<SockaddrIn>::preallocate(BURST, room);
             let mut came = [(0, None); BURST];
             {
                 let mut slices: Vec<[IoSliceMut<'_>; 1]> =
@@ -274,8 +274,6 @@ mod tests {
                 .iter()
                 .all(|record| record.call < 3 && record.at_ns > record.intended_ns.saturating_sub(1_000_000))
         );
-        for name in ["in", "out"] {
-            std::fs::remove_file(log(name)).unwrap();
-        }
+        ["in", "out"].iter().for_each(|name| std::fs::remove_file(log(name)).unwrap());
     }
 }

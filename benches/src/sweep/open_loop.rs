@@ -37,7 +37,7 @@ impl Ticks {
     }
 
     /// Waits for the next; it, nanoseconds since 1970. One that has passed is not waited for, and none is left out.
-    pub fn next(&mut self) -> u64 {
+    pub fn wait(&mut self) -> u64 {
         let since = self.every * self.n;
         self.n += 1;
         std::thread::sleep((self.begin + since).saturating_duration_since(Instant::now()));
@@ -82,10 +82,10 @@ mod tests {
     #[test]
     fn a_moment_that_has_passed_is_not_left_out() {
         let mut ticks = Ticks::every(Duration::from_millis(5));
-        let first = ticks.next();
+        let first = ticks.wait();
         std::thread::sleep(Duration::from_millis(18));
         let begin = Instant::now();
-        let late: Vec<u64> = (0..3).map(|_| ticks.next() - first).collect();
+        let late: Vec<u64> = (0..3).map(|_| ticks.wait() - first).collect();
         assert_eq!(late, [5_000_000, 10_000_000, 15_000_000]);
         assert!(begin.elapsed() < Duration::from_millis(500));
     }

@@ -134,10 +134,8 @@ impl Plan {
                 kept.push(pace);
             }
         });
-        for list in [&mut calls] {
-            list.sort_unstable();
-            list.dedup();
-        }
+        calls.sort_unstable();
+        calls.dedup();
         loads.sort_unstable();
         loads.dedup();
         Ok(Plan { paces: kept, calls, loads })

@@ -97,7 +97,7 @@ impl Signalling {
                 if shared.end.load(Ordering::SeqCst) {
                     return;
                 }
-                let intended_ns = ticks.next();
+                let intended_ns = ticks.wait();
                 if invite(&shared, &write, &format!("asked-{n}"), None, intended_ns).is_err() {
                     return;
                 }

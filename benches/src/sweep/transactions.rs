@@ -95,7 +95,7 @@ fn ask(write: &mut TcpStream, request: Request, shared: &Shared) {
     let mut ticks = Ticks::every(EVERY);
     let line = format!("{request}\n");
     while !shared.end.load(Ordering::SeqCst) {
-        let intended_ns = ticks.next();
+        let intended_ns = ticks.wait();
         lock(&shared.asked).push_back(intended_ns);
         if write.write_all(line.as_bytes()).is_err() {
             return;
