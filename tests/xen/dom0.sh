@@ -23,6 +23,8 @@ while read -r module; do
 done </etc/modules
 mount -t xenfs xenfs /proc/xen
 hostname dom0
+# DPDK loads nothing from below a directory that everybody may write to.
+chmod 755 /
 ip link set lo up
 link=$(sed -n 's/.*lab\.link=\([0-9.]*\).*/\1/p' /proc/cmdline)
 ip address add "$link/24" dev eth0
@@ -35,6 +37,18 @@ xenstored --pid-file /var/run/xenstored.pid || echo "DOM0-FAULT xenstored"
 xen-init-dom0 || echo "DOM0-FAULT xen-init-dom0"
 xenconsoled --log=guest --log-dir=/var/log/xen --pid-file=/var/run/xenconsoled.pid || echo "DOM0-FAULT xenconsoled"
 xl list || echo "DOM0-FAULT xl"
+wait_for() { # CONDITION, FILE.. to show when it does not come true
+    condition=$1 tries=0
+    shift
+    until eval "$condition"; do
+        tries=$((tries + 1))
+        if [ $tries -gt 150 ]; then
+            tail -n 20 "$@"
+            return 1
+        fi
+        sleep 0.2
+    done
+}
 stty -F /dev/ttyS1 -echo raw opost onlcr
 exec </dev/ttyS1 >/dev/ttyS1 2>&1
 echo "DOM0-READY $(cut -d' ' -f1 /proc/uptime)"

@@ -22,8 +22,10 @@ const NIC: &str = "csum=off,guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off
                    host_tso6=off,host_ufo=off,host_ecn=off,mrg_rxbuf=off,romfile=";
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 const CREATES_WITHIN: Duration = Duration::from_secs(60);
+/// A little more than Dom0's own patience, on a machine that does other things too.
+const WAITS_WITHIN: Duration = Duration::from_secs(150);
 /// What a short command may take on an emulated CPU.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// See the module's head.
 pub struct Host {
@@ -127,23 +129,20 @@ impl Host {
         )?;
         self.command("/etc/xen/scripts/vif-tidegate places /run/tidegate.toml", SOON)?;
         self.background("plane", "exec tidegate run --config /run/tidegate.toml")?;
-        self.command(
-            "n=0; until tidegate status --json >/dev/null 2>&1; do n=$((n+1)); [ $n -lt 60 ] && [ ! -e /tmp/plane.rc ] || { cat \
-             /tmp/plane.log; false; break; }; sleep 0.3; done",
-            SOON,
-        )
-        .map(drop)
+        self.wait_for("tidegate status --json >/dev/null 2>&1", "/tmp/plane.log")
+    }
+
+    /// Waits until a condition is true in Dom0; a failure that shows these files when it does not come true.
+    pub fn wait_for(&mut self, condition: &str, files: &str) -> Result<()> {
+        self.command(&format!("wait_for '{}' {files}", condition.replace('\'', "'\\''")), WAITS_WITHIN)
+            .map(drop)
     }
 
     /// Creates the domain, and waits until it serves.
     pub fn create_domain(&mut self) -> Result<()> {
         self.command("xl create /etc/xen/pbx.cfg", CREATES_WITHIN)?;
-        self.command(
-            "n=0; until grep -q GUEST-READY /var/log/xen/console/guest-pbx.log; do n=$((n+1)); [ $n -lt 120 ] || { cat \
-             /var/log/xen/console/guest-pbx.log; false; break; }; sleep 0.3; done",
-            CREATES_WITHIN,
-        )
-        .map(drop)
+        let console = "/var/log/xen/console/guest-pbx.log";
+        self.wait_for(&format!("grep -q GUEST-READY {console}"), console)
     }
 
     /// The number Xen knows the domain by.

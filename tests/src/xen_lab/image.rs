@@ -19,7 +19,7 @@ const HOTPLUG: &str = include_str!("../../../scripts/vif-tidegate");
 /// The script's place for the domain's NIC.
 pub const PLACE: &str = "tg-pbx0";
 
-const DOM0_MODULES: [&str; 13] = [
+const DOM0_MODULES: [&str; 12] = [
     "xen-evtchn",
     "xen-gntdev",
     "xen-gntalloc",
@@ -30,7 +30,6 @@ const DOM0_MODULES: [&str; 13] = [
     "virtio_net",
     "veth",
     "sch_ingress",
-    "cls_matchall",
     "cls_bpf",
     "act_mirred",
 ];

@@ -85,7 +85,7 @@ fn wait_for_checkpoints(host: &mut Host, count: usize) -> Result<usize> {
             )?;
             return Err(host.complaint(&format!("took {now} of {count} checkpoints ({ended:?}):\n{log}")));
         }
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 
@@ -98,12 +98,7 @@ fn pids(word: &str) -> String {
 
 fn listen(host: &mut Host, guest: &str, words: &str) -> Result<()> {
     host.background("receive", &format!("exec tidegate xen-receive --guest {guest} --json {words}"))?;
-    host.command(
-        "n=0; until grep -q '\"event\":\"waiting\"' /tmp/receive.log; do n=$((n+1)); [ $n -lt 60 ] || { cat /tmp/receive.log; \
-         false; break; }; sleep 0.2; done",
-        SOON,
-    )
-    .map(drop)
+    host.wait_for("grep -q '\"event\":\"waiting\"' /tmp/receive.log", "/tmp/receive.log")
 }
 
 impl World {
@@ -178,12 +173,12 @@ impl World {
             let verdict = Verdict::of(&record, held(policy), 0, u64::MAX);
             report.phases.push(Phase { policy, verdict });
         }
-        report.rescue_ms = Some(self.rescue(&mut host)?.as_secs_f64() * 1e3);
         for client in clients {
             let met = client.finish();
             report.lost_acks += met.lost;
             report.broken.extend(met.broken);
         }
+        report.rescue_ms = Some(self.rescue(&mut host)?.as_secs_f64() * 1e3);
         Ok(report)
     }
 
@@ -191,14 +186,13 @@ impl World {
     fn stop(&self, host: &mut Host) -> Result<()> {
         // xl lets the domain run when nobody reads its pipe, and ends.
         host.command(&format!("kill -KILL $({})", pids("xen-send")), SOON)?;
-        let line = "n=0; until [ -e /tmp/remus.rc ]; do n=$((n+1)); [ $n -lt 150 ] || { cat /tmp/remus.log; false; break; }; sleep 0.1; \
-                    done";
-        host.command(line, SOON)?;
+        host.wait_for("[ -e /tmp/remus.rc ]", "/tmp/remus.log")?;
         host.command(
             &format!("kill -KILL $({}); kill $(pidof dompoll) $(pidof tidegate-plane)", pids("xen-receive")),
             SOON,
         )?;
-        host.command("sleep 1; xl destroy pbx--incoming 2>/dev/null; xl list", SOON).map(drop)
+        // The half domain that the killed receiver leaves is the next one's to remove.
+        host.wait_for("! pidof tidegate-plane >/dev/null", "/tmp/plane.log")
     }
 
     /// Kills xl while the domain is suspended, as nothing else in a run does: the watchdog must let it run again. How long
@@ -208,11 +202,10 @@ impl World {
         let line = format!("kill -STOP $({})", pids("xen-send"));
         host.command(&line, SOON)?;
         let newest = |host: &mut Host, state: &str| {
-            let line = format!(
-                "n=0; until tail -n 1 /tmp/domain.log | grep -q '^{state}'; do n=$((n+1)); [ $n -lt 200 ] || {{ tail \
-                 -n 3 /tmp/domain.log /tmp/remus.log; false; break; }}; sleep 0.1; done"
-            );
-            host.command(&line, SOON).map(drop)
+            host.wait_for(
+                &format!("tail -n 1 /tmp/domain.log | grep -q '^{state}'"),
+                "/tmp/domain.log /tmp/remus.log",
+            )
         };
         std::thread::sleep(Duration::from_secs(2));
         newest(host, "suspended")?;

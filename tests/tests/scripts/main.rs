@@ -7,6 +7,7 @@ mod machine;
 mod nic;
 mod pacemaker;
 mod standby_domain;
+mod vif_tidegate;
 
 use machine::{script, scripts};
 
@@ -28,7 +29,8 @@ fn help_teaches_by_example_and_names_the_exit_codes() {
 fn shellcheck_finds_nothing() {
     let files = ALL.map(|name| scripts().join(name));
     let vm = ["nic-image", "nic-steps", "unit-steps"].map(|name| scripts().join("../tests/vm").join(name));
-    let others = ["libvirt/standby-domain", "pacemaker/tidegate"].map(|name| scripts().join(name));
+    let others =
+        ["libvirt/standby-domain", "pacemaker/tidegate", "vif-tidegate"].map(|name| scripts().join(name));
     let output = std::process::Command::new("shellcheck")
         .args(files)
         .args(vm)

@@ -18,7 +18,7 @@ const TRANSPORT: &str = "tidegate-replica";
 /// How often xl is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often it is asked how the domain is: each time costs a process, on a Dom0 with few CPUs.
-const ASK: Duration = Duration::from_secs(1);
+const ASK: Duration = Duration::from_secs(2);
 /// How long xen-send and xl may take to end when told.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
