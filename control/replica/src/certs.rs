@@ -94,8 +94,11 @@ fn told(made: &Made) -> String {
 /// unless the arguments say so.
 pub fn make(args: &CertsArgs, now: SystemTime) -> Result<Made, String> {
     let dir = &args.dir;
-    for node in &args.nodes {
+    for (at, node) in args.nodes.iter().enumerate() {
         check_name(node)?;
+        if args.nodes[..at].contains(node) {
+            return Err(format!("`{node}` is named twice"));
+        }
     }
     let (ca, ca_key) = (dir.join("ca.pem"), dir.join("ca.key"));
     let files = |node: &String| MadeNode {
@@ -273,6 +276,8 @@ pub(crate) mod tests {
         let refused = make(&args(dir.path(), &["gamma", "alpha"]), SystemTime::now()).unwrap_err();
         assert!(refused.contains("alpha.pem") && refused.contains("--force"), "{refused}");
         assert!(!dir.path().join("gamma.pem").exists());
+        let refused = make(&args(dir.path(), &["gamma", "gamma"]), SystemTime::now()).unwrap_err();
+        assert!(refused.contains("twice") && !dir.path().join("gamma.pem").exists(), "{refused}");
         assert_eq!(std::fs::read(dir.path().join("alpha.key")).unwrap(), before);
         let again =
             make(&CertsArgs { force: true, ..args(dir.path(), &["alpha"]) }, SystemTime::now()).unwrap();
@@ -321,6 +326,10 @@ pub(crate) mod tests {
             verify(&after, &node, SystemTime::now()).unwrap();
             verify(&after, &node, SystemTime::now() + LIFE + DAY).unwrap_err();
         }
+        // By itself too.
+        let alone = make(&CertsArgs { renew_ca: true, ..args(dir.path(), &[]) }, SystemTime::now()).unwrap();
+        assert!(alone.ca_made && alone.nodes.is_empty());
+        assert_ne!(std::fs::read_to_string(&ca).unwrap(), after);
     }
 
     #[test]

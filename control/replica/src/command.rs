@@ -1,13 +1,15 @@
 //! What each command of replication does, and how it ends: 0 done, 1 failed, 2 wrong use.
 
+use crate::disks::check_hook;
 use crate::orders::Orders;
+use crate::pacing::Pacing;
 use crate::{primary, standby};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tidegate_control::cli::{DONE, DeskArgs, FAILED, FailoverArgs, ReplicationCommand, say_error};
+use tidegate_control::cli::{DONE, DeskArgs, FAILED, FailoverArgs, ReplicationCommand, WRONG_USE, say_error};
 use tidegate_control::client::{Client, ClientError};
 use tidegate_control::protocol::Failure;
 
@@ -17,6 +19,9 @@ const DESKS: [&str; 2] = ["/run/tidegate/replicate.sock", "/run/tidegate/standby
 /// Does it.
 pub fn execute(command: ReplicationCommand) -> ExitCode {
     let json = json(&command);
+    if let Err(what) = check(&command) {
+        return refused(&Failure::new("wrong-use", what), json, WRONG_USE);
+    }
     let result = match command {
         ReplicationCommand::Replicate(args) => {
             Orders::listen().and_then(|orders| match primary::run(*args, &orders)? {
@@ -54,6 +59,29 @@ pub fn execute(command: ReplicationCommand) -> ExitCode {
     ended(result.map_err(|what| ClientError::Refused(Failure::new("failed", what))), json)
 }
 
+/// Refuses words that contradict each other, before anything of this host is asked.
+fn check(command: &ReplicationCommand) -> Result<(), String> {
+    match command {
+        ReplicationCommand::Replicate(args) => {
+            args.link.check_dial(args.to)?;
+            Pacing::new(args.interval, args.floor, args.ceiling)?;
+            args.disk_hook.as_deref().map_or(Ok(()), check_hook)
+        }
+        ReplicationCommand::Standby(args) => {
+            args.link.check_grants(&args.grants)?;
+            args.link.check_listen(args.listen)?;
+            args.disk_hook.as_deref().map_or(Ok(()), check_hook)
+        }
+        ReplicationCommand::XenSend(args) => args.send.link.check_dial(args.to),
+        ReplicationCommand::XenRemus(args) => args.check(),
+        ReplicationCommand::XenReceive(args) => {
+            args.link.check_grants(&args.grants)?;
+            args.link.check_listen(args.listen)
+        }
+        _ => Ok(()),
+    }
+}
+
 fn json(command: &ReplicationCommand) -> bool {
     match command {
         ReplicationCommand::Replicate(args) => args.vm.json,
@@ -72,14 +100,16 @@ fn json(command: &ReplicationCommand) -> bool {
 fn ended(result: Result<(), ClientError>, as_json: bool) -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(DONE),
-        Err(error) => {
-            if as_json {
-                let _ = writeln!(std::io::stdout(), "{}", json!({ "error": error.failure() }));
-            }
-            say_error(&error.failure().desc);
-            ExitCode::from(FAILED)
-        }
+        Err(error) => refused(&error.failure(), as_json, FAILED),
     }
+}
+
+fn refused(failure: &Failure, as_json: bool, code: u8) -> ExitCode {
+    if as_json {
+        let _ = writeln!(std::io::stdout(), "{}", json!({ "error": failure }));
+    }
+    say_error(&failure.desc);
+    ExitCode::from(code)
 }
 
 /// The plane's client speaks of the plane; who is missing here is the standby or the replication.
@@ -155,5 +185,52 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<String>) {
         Value::Null => {}
         Value::String(text) => lines.push(format!("{prefix:<36}{text}")),
         other => lines.push(format!("{prefix:<36}{other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: ReplicationCommand,
+    }
+
+    /// There is no such plane: what comes as far as that has failed.
+    fn code(words: &str) -> String {
+        let words = format!("x {words} --socket /nonexistent/plane");
+        let line = Line::try_parse_from(words.split_ascii_whitespace()).expect("clap takes it");
+        format!("{:?}", execute(line.command))
+    }
+
+    #[test]
+    fn words_that_contradict_each_other_are_wrong_use_and_what_is_missing_here_is_a_failure() {
+        let [failed, wrong] = [FAILED, WRONG_USE].map(|code| format!("{:?}", ExitCode::from(code)));
+        let (replicate, standby) =
+            ("replicate --qmp /q --to 127.0.0.1:1", "standby --qmp /q --listen 127.0.0.1:0");
+        for right in [replicate, standby] {
+            assert_eq!(code(right), failed, "{right}");
+        }
+        for (command, contradiction) in [
+            (replicate, "--beat 200ms"),
+            (replicate, "--interval 0ms"),
+            (replicate, "--interval auto --floor 2s"),
+            (replicate, "--certs /c"),
+            (replicate, "--witness 127.0.0.1:2"),
+            (replicate, "--disks external --disk-hook /nonexistent/hook"),
+            ("replicate --qmp /q --to 10.7.0.2:1", ""),
+            (standby, "--term 10ms"),
+            (standby, "--media-term 2s"),
+            (standby, "--disk-hook /nonexistent/hook"),
+            ("standby --qmp /q --listen 10.7.0.2:1", ""),
+            ("xen-send --to 10.7.0.2:1", ""),
+            ("xen-receive --listen 127.0.0.1:0", "--term 10ms"),
+            ("xen-remus pbx 127.0.0.1:1", "--interval 0ms"),
+        ] {
+            assert_eq!(code(&format!("{command} {contradiction}")), wrong, "{command} {contradiction}");
+        }
     }
 }

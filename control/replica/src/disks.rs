@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -222,6 +223,17 @@ impl DiskGuard {
     }
 }
 
+/// Refuses a hook that nobody could start: on a standby that would show only when it is to take over.
+pub fn check_hook(path: &Path) -> Result<(), String> {
+    let why = match std::fs::metadata(path) {
+        Ok(file) if !file.is_file() => "it is no file".to_owned(),
+        Ok(file) if file.permissions().mode() & 0o111 == 0 => "it is not executable".to_owned(),
+        Ok(_) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("--disk-hook {} cannot be started: {why}", path.display()))
+}
+
 /// A program that keeps disks in step: called as `PATH close EPOCH`, `PATH commit EPOCH`, `PATH promote EPOCH`.
 #[derive(Clone, Debug)]
 pub struct Hook {
@@ -289,7 +301,6 @@ fn set_nonblocking(pipe: &std::process::ChildStderr) {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     fn drive(name: &str, file: &str, read_only: bool, backing_depth: u64) -> Block {
         let inserted =
@@ -338,6 +349,18 @@ mod tests {
             hook.call(moment, epoch, &mut || {}).unwrap();
         }
         assert_eq!(fs::read_to_string(log).unwrap(), "close 7\ncommit 7\npromote 8\n");
+    }
+
+    #[test]
+    fn a_hook_that_cannot_be_started_is_refused_before_it_is_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let Hook { path, .. } = hook(&directory, "exit 0");
+        assert_eq!(check_hook(&path), Ok(()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(check_hook(&path).unwrap_err().contains("not executable"));
+        assert!(check_hook(directory.path()).unwrap_err().contains("no file"));
+        let missing = check_hook(&directory.path().join("missing")).unwrap_err();
+        assert!(missing.contains("--disk-hook") && missing.contains("missing"), "{missing}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::chronicle::Chronicle;
 use crate::orders::Orders;
 use crate::plane::Plane;
 use crate::qmp::{Event, Qmp, QmpError, RunState};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -45,6 +45,12 @@ enum Step {
 }
 
 impl Follower {
+    /// Whoever begins to follow after the end of COLO has missed its event: QEMU knows.
+    fn begins(&mut self, colo: &Value) -> Step {
+        let was = colo["last-mode"].as_str().unwrap_or("none");
+        if colo["mode"] == "none" && was != "none" { self.event("COLO_EXIT") } else { Step::Nothing }
+    }
+
     fn event(&mut self, name: &str) -> Step {
         match name {
             "STOP" => {
@@ -86,6 +92,15 @@ pub fn run(args: ObserveArgs) -> Result<(), String> {
     });
     let mut follower = Follower { resume_commits: args.resume_commits, ..Follower::default() };
     chronicle.tell("following", json!({ "guest": plane.guest(), "resume_commits": args.resume_commits }));
+    let colo = match qmp.execute("query-colo-status", json!({})) {
+        Ok(status) => status,
+        // A QEMU without COLO.
+        Err(QmpError::Refused { .. }) => Value::Null,
+        Err(error) => return Err(ended(&plane, &error)),
+    };
+    if follower.begins(&colo) == Step::Exited {
+        exited(&plane, &chronicle);
+    }
     while !stop.load(Relaxed) {
         let Some(event) = qmp.next_event(Instant::now() + LOOK).map_err(|e| ended(&plane, &e))? else {
             continue;
@@ -115,7 +130,10 @@ fn follow(
                     let paused = !matches!(qmp.status()?, RunState::Running) && !resumed(qmp);
                     // Before protection nothing was held: there is nothing to commit.
                     follower.closed(id, paused && !begins);
-                    chronicle.tell("closed", json!({ "epoch": id.epoch, "generation": id.generation, "sound": paused }));
+                    chronicle.tell(
+                        "closed",
+                        json!({ "epoch": id.epoch, "generation": id.generation, "sound": paused }),
+                    );
                 }
                 // The rings run again already, say: the epoch merges into the next.
                 Err(reason) => chronicle.tell("merged", json!({ "reason": reason })),
@@ -123,15 +141,21 @@ fn follow(
         }
         Step::Commit(id) => match plane.commit(id) {
             Ok(()) => chronicle.tell("committed", json!({ "epoch": id.epoch, "generation": id.generation })),
-            Err(error) => chronicle.tell("refused", json!({ "epoch": id.epoch, "reason": error.to_string() })),
+            Err(error) => {
+                chronicle.tell("refused", json!({ "epoch": id.epoch, "reason": error.to_string() }))
+            }
         },
-        Step::Exited => chronicle.tell(
-            "colo-exit",
-            json!({ "guest": plane.guest(), "advice": "nothing is committed any more; tidegate unprotect says what becomes of what is held" }),
-        ),
+        Step::Exited => exited(plane, chronicle),
         Step::Nothing => {}
     }
     Ok(())
+}
+
+fn exited(plane: &Plane, chronicle: &Chronicle) {
+    chronicle.tell(
+        "colo-exit",
+        json!({ "guest": plane.guest(), "advice": "nothing is committed any more; tidegate unprotect says what becomes of what is held" }),
+    );
 }
 
 /// Ends the open epoch; the first pause begins protection, and nothing waits for its commit.
@@ -189,6 +213,23 @@ mod tests {
             Step::Nothing,
             "another pause has begun, which closed nothing yet"
         );
+    }
+
+    #[test]
+    fn a_follower_that_begins_after_the_end_of_colo_commits_nothing_either() {
+        let status = |mode, last| json!({ "mode": mode, "last-mode": last, "reason": "error" });
+        for (status, ends) in [
+            (status("none", "primary"), true),
+            (status("none", "none"), false),
+            (status("primary", "none"), false),
+            (Value::Null, false),
+        ] {
+            let mut follower = colo();
+            assert_eq!(follower.begins(&status) == Step::Exited, ends, "{status}");
+            follower.event("STOP");
+            follower.closed(id(1), true);
+            assert_eq!(follower.event("RESUME") == Step::Nothing, ends, "{status}");
+        }
     }
 
     #[test]

@@ -75,6 +75,9 @@ impl LinkArgs {
                 "--dead-after must be longer than --beat: five beats are usual, 100ms and 20ms".into()
             );
         }
+        if self.witness.is_some() && self.decide != Decide::Witness {
+            return Err("--witness is for --decide witness alone: say so, or leave it out".into());
+        }
         Ok(())
     }
 
@@ -145,6 +148,8 @@ mod tests {
         assert!(link("").check_listen(far).unwrap_err().contains("--certs"));
         assert!(link("--certs /d").check_dial(near).unwrap_err().contains("--peer"));
         assert!(link("--beat 100ms").check_dial(near).unwrap_err().contains("--dead-after"));
+        assert!(link("--witness 127.0.0.1:1").check_dial(near).unwrap_err().contains("--decide"));
+        assert_eq!(link("--decide witness --witness 127.0.0.1:1").check_dial(near), Ok(()));
         assert_eq!(address("[fd00::2]:7411"), Ok("[fd00::2]:7411".parse().expect("an address")));
         for wrong in ["host-b:7411", "10.7.0.2", "[fd00::2]"] {
             assert!(address(wrong).unwrap_err().contains("10.7.0.2:7411"), "{wrong}");

@@ -78,7 +78,8 @@ it is over. Exit codes: 0 ended when asked, 1 failed, 2 wrong use.")]
     /// Make the certificates that primary, standby and witness know each other by
     #[command(after_help = "Example:
   tidegate certs /etc/tidegate/certs host-a host-b witness
-  scp /etc/tidegate/certs/{ca.pem,host-b.pem,host-b.key} host-b:/etc/tidegate/certs/")]
+  scp /etc/tidegate/certs/{ca.pem,host-b.pem,host-b.key} host-b:/etc/tidegate/certs/
+  tidegate certs /etc/tidegate/certs --renew-ca          then ca.pem to every node again")]
     Certs(CertsArgs),
     /// Hold the lease for both hosts, on a third one
     #[command(after_help = "Example:
@@ -390,7 +391,7 @@ pub struct CertsArgs {
     /// Where the files are, or will be
     pub dir: PathBuf,
     /// Names of the nodes
-    #[arg(required = true, value_name = "NODE")]
+    #[arg(required_unless_present = "renew_ca", value_name = "NODE")]
     pub nodes: Vec<String>,
     /// Replace certificates and keys of these nodes that are there already
     #[arg(long)]

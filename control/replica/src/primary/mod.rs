@@ -207,7 +207,6 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Replicates until told to stop. `Err`: it never began.
 pub fn run(args: ReplicateArgs, orders: &crate::orders::Orders) -> Result<End, String> {
-    args.link.check_dial(args.to)?;
     let pacing = Pacing::new(args.interval, args.floor, args.ceiling)?;
     let plane = Plane::connect(&args.vm.socket, args.vm.guest.as_deref()).map_err(|e| e.to_string())?;
     if args.vm.takeover {

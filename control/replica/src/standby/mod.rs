@@ -221,8 +221,6 @@ impl Standby {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: StandbyArgs, orders: &Orders) -> Result<End, String> {
-    args.link.check_grants(&args.grants)?;
-    args.link.check_listen(args.listen)?;
     let plane = muted(&args.vm.socket, args.vm.guest.as_deref(), args.vm.takeover)?;
     let vm = Vm::connect(&args.vm.qmp, MONITOR_WITHIN).map_err(|e| e.to_string())?;
     let image = {

@@ -48,8 +48,6 @@ struct State {
 
 /// Stands by until told to stop. `Err`: it never began.
 pub fn run(args: XenReceiveArgs, orders: &Orders) -> Result<End, String> {
-    args.link.check_grants(&args.grants)?;
-    args.link.check_listen(args.listen)?;
     let plane = muted(&args.socket, args.guest.as_deref(), args.takeover)?;
     let domain = Domain {
         starter: Starter::new(args.xl.clone())?,

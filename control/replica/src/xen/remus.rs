@@ -24,7 +24,6 @@ const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Runs until xl has ended or is told to. `Err`: it never began, or the domain could not be let run.
 pub fn run(args: &XenRemusArgs, orders: &Orders) -> Result<(), String> {
-    args.check()?;
     let domain = Domain { name: args.domain.clone(), xl: args.xl.clone() };
     let chronicle = Chronicle::aside("xen-remus", args.send.json);
     if args.rescue {
