@@ -2,7 +2,7 @@
 # The whole user space of an emulated Dom0. Words on the kernel's command line:
 #   lab.link=ADDRESS   its address on the link between the hosts (eth0)
 # Then it takes commands from the second serial line: "ID COMMAND" is answered by "TG-DONE ID STATUS".
-/bin/busybox mkdir -p /bin /sbin /proc /sys /dev /tmp /run /var/run /var/log/xen /var/lib/xen/dump /var/lib/xenstored
+/bin/busybox mkdir -p /bin /sbin /proc /sys /dev /tmp /run /var/run /var/log/xen/console /var/lib/xen/dump /var/lib/xenstored
 /bin/busybox --install -s /bin 2>/dev/null || true
 export PATH=/usr/sbin:/usr/bin:/usr/lib/xen-4.17/bin:/sbin:/bin
 mount -t proc proc /proc
@@ -35,7 +35,7 @@ ip link set eth1 up
 
 xenstored --pid-file /var/run/xenstored.pid || echo "DOM0-FAULT xenstored"
 xen-init-dom0 || echo "DOM0-FAULT xen-init-dom0"
-xenconsoled --log=guest --log-dir=/var/log/xen --pid-file=/var/run/xenconsoled.pid || echo "DOM0-FAULT xenconsoled"
+xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/var/run/xenconsoled.pid || echo "DOM0-FAULT xenconsoled"
 xl list || echo "DOM0-FAULT xl"
 wait_for() { # CONDITION, FILE.. to show when it does not come true
     condition=$1 tries=0
