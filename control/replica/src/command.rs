@@ -183,8 +183,8 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<String>) {
             }
         }
         Value::Null => {}
-        Value::String(text) => lines.push(format!("{prefix:<36}{text}")),
-        other => lines.push(format!("{prefix:<36}{other}")),
+        Value::String(text) => lines.push(format!("{prefix:<39} {text}")),
+        other => lines.push(format!("{prefix:<39} {other}")),
     }
 }
 
@@ -204,6 +204,16 @@ mod tests {
         let words = format!("x {words} --socket /nonexistent/plane");
         let line = Line::try_parse_from(words.split_ascii_whitespace()).expect("clap takes it");
         format!("{:?}", execute(line.command))
+    }
+
+    #[test]
+    fn a_name_of_any_length_stands_apart_from_its_value() {
+        let long = "a_key_that_is_longer_than_the_column_for_names_is_wide";
+        for line in
+            lines(&json!({ "checkpoints": { "acknowledged_after_ms": { "median": 0.5 } }, long: 7 })).lines()
+        {
+            assert_eq!(line.split_ascii_whitespace().count(), 2, "{line}");
+        }
     }
 
     #[test]

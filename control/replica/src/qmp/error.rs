@@ -14,6 +14,8 @@ pub enum QmpError {
         /// Why.
         source: std::io::Error,
     },
+    /// The monitor took the connection and did not greet in time: it serves one client after the other.
+    Taken,
     /// The connection ended: the VM's QEMU is gone. Nothing else has this name.
     Gone,
     /// No answer in time. The connection stays usable: a late answer is recognised by its id and dropped.
@@ -61,6 +63,10 @@ impl fmt::Display for QmpError {
                  time: add a second -qmp beside libvirt's)",
                 path.display(),
                 path.display()
+            ),
+            QmpError::Taken => f.write_str(
+                "the monitor does not greet: it serves one client at a time and another one has it (a tidegate replicate, \
+                 standby or observe that still runs?). End that one, or give QEMU a second -qmp",
             ),
             QmpError::Gone => f.write_str("QEMU is gone: its monitor's connection ended"),
             QmpError::Timeout { command, within } => {

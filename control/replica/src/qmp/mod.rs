@@ -92,9 +92,7 @@ impl Qmp {
         };
         let left = || deadline.saturating_duration_since(Instant::now());
         // Another client has the monitor: QEMU accepts the connection and greets when that one has gone.
-        let greeting = qmp
-            .message(deadline)?
-            .ok_or_else(|| QmpError::Timeout { command: "the greeting".to_owned(), within: left() })?;
+        let greeting = qmp.message(deadline)?.ok_or(QmpError::Taken)?;
         let Some(version) = greeting.pointer("/QMP/version/qemu") else {
             return Err(QmpError::malformed("no greeting came first"));
         };

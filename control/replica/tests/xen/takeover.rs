@@ -29,6 +29,9 @@ fn the_death_of_the_primary_starts_the_domain_from_the_newest_whole_checkpoint()
     pair.send.kill();
     let promoted = pair.receive.event("promoted", |_| true);
     assert!(promoted["epoch"].as_u64() > Some(0), "{promoted}");
+    // From the last beat, which was granted a lease, to the unmuting: all of --term's 90 ms.
+    let waited = promoted["detection_ms"].as_f64().unwrap() + promoted["decision_ms"].as_f64().unwrap();
+    assert!(waited > 90.0, "it spoke while the primary still might: {promoted}");
     assert!(within(SOON, || pair.started()));
     assert_eq!(pair.fed(), pair.written()[..whole], "half a checkpoint is none");
     assert_eq!(pair.pulse(&pair.backup)["mode"], "open");
