@@ -251,6 +251,9 @@ fn what_a_bound_turn_channel_carries_leaves_once_it_has_proven_itself_until_it_i
     let asks =
         |payload: &[u8]| from_guest(&rig, 0, ip(GUEST, PEER, 0, &udp(GUEST, PEER, [4000, 3478], payload)));
     answers(&rig, 0, &stun(0x0109, 1, &[]));
+    // Of what is heard in one look the questions come first, because lanes are read one after the other: an answer is
+    // early only when it was read in a look of its own.
+    std::thread::sleep(Duration::from_millis(500));
     asks(&stun(0x0009, 1, &number));
     // The first is refused, for want of a password.
     answers(&rig, 0, &stun(0x0119, 1, &[0, 9, 0, 4, 0, 0, 4, 1]));
