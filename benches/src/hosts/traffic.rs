@@ -111,7 +111,8 @@ impl Traffic {
                     "-c {peer} -B {own} -p 5201 -t {} -i 0.1 --forceflush {rate}",
                     self.run.span().as_secs() + 5
                 );
-                self.works.push(("tcp.log", Program::new("iperf3").args(&words).start(scratch, "tcp")?));
+                self.works
+                    .push(("tcp.log", Program::new("iperf3").args(&words).start(scratch, "iperf3-client")?));
             }
             Role::Sink => {
                 if self.run.transactions > 0 {
