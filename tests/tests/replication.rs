@@ -9,6 +9,7 @@ use serde_json::json;
 use tidegate_tests::control_client::ControlClient;
 use tidegate_tests::ensure;
 use tidegate_tests::failure::{Failure, Result};
+use tidegate_tests::process::Running;
 use tidegate_tests::prompter::Prompter;
 use tidegate_tests::qmp::Qmp;
 use tidegate_tests::scratch::Scratch;
@@ -31,14 +32,18 @@ fn world() -> Result<World> {
 fn a_witness_lends_the_lease_to_one_of_two() -> Result<()> {
     let world = world()?;
     let scratch = Scratch::new()?;
-    let address = world.address()?;
-    let mut witness = world
-        .tidegate(&format!("witness --listen {address} --term-ms 150 --json"))
-        .start(&scratch, "witness")?;
-    witness.wait_for_line("listening", Duration::from_secs(10))?;
-    let both = format!("--decide witness --witness {address}");
-    let wish = Wish { both: &both, primary: "--node a", standby: "--node b", ..Wish::default() };
+    // Each pair has its own: a witness lends the lease of a host that took over to no other VM of that name.
+    let witness = |number: u32| -> Result<(Running, String)> {
+        let address = world.address()?;
+        let mut witness = world
+            .tidegate(&format!("witness --listen {address} --term-ms 150 --json"))
+            .start(&scratch, &format!("witness{number}"))?;
+        witness.wait_for_line("listening", Duration::from_secs(10))?;
+        Ok((witness, format!("--decide witness --witness {address}")))
+    };
 
+    let (_first, both) = witness(1)?;
+    let wish = Wish { both: &both, primary: "--node a", standby: "--node b", ..Wish::default() };
     let mut pair = Pair::start(&world, wish)?;
     pair.hosts[0].guest.process().kill();
     pair.told(1, "promoted", 0)?;
@@ -48,7 +53,8 @@ fn a_witness_lends_the_lease_to_one_of_two() -> Result<()> {
 
     // Both reach the witness: the primary goes on, and its standby, which cannot be told anything, is refused.
     let guest = "on_backup_lost = \"release\"\n";
-    let mut pair = Pair::start(&world, Wish { link: Link::Cuttable, guest, ..wish })?;
+    let (_second, both) = witness(2)?;
+    let mut pair = Pair::start(&world, Wish { both: &both, link: Link::Cuttable, guest, ..wish })?;
     let mark = pair.mark();
     pair.cut()?.stand_still();
     let refused = pair.told(1, "refused-by-witness", mark[1])?;
@@ -77,7 +83,8 @@ fn a_witness_lends_the_lease_to_one_of_two() -> Result<()> {
     pair.finish()?;
 
     // The standby dies: the witness goes on lending to a primary that names nobody, and that is the evidence.
-    let mut pair = Pair::start(&world, Wish { guest: "on_backup_lost = \"drop\"\n", ..wish })?;
+    let (_third, both) = witness(3)?;
+    let mut pair = Pair::start(&world, Wish { both: &both, guest: "on_backup_lost = \"drop\"\n", ..wish })?;
     let mark = pair.mark();
     pair.standby.kill();
     let lost = pair.told(0, "backup-lost", mark[0])?;
