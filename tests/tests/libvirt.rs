@@ -21,6 +21,8 @@ use tidegate_tests::wall_clock::wait_until;
 const BOOTS_WITHIN: Duration = Duration::from_secs(90);
 const TELLS_WITHIN: Duration = Duration::from_secs(20);
 const LISTEN: &str = "127.0.0.1:7411";
+/// Whoever is late on a busy machine is not dead.
+const PATIENT: &str = "--dead-after 1s";
 const WORDS: &str = "console=ttyS0 quiet mitigations=off no_timer_check tg.nic0=10.9.0.2/24";
 
 /// A host: libvirt, a plane, one side of the replication.
@@ -163,14 +165,15 @@ fn a_domain_is_replicated_and_survives_the_death_of_its_qemu() -> Result<()> {
     booted(&a.libvirt)?;
     answers(&network, "the domain", &a)?;
     // A replication that has ended leaves QEMU as it was.
-    let (mut lonely, told) = a.replication("replicate", &format!("--to {LISTEN}"), &network)?;
+    let (mut lonely, told) = a.replication("replicate", &format!("{PATIENT} --to {LISTEN}"), &network)?;
     ensure!(told.wait("unreachable", TELLS_WITHIN).is_some(), "{}", lonely.failure("found a standby"));
     lonely.stop(Signal::SIGTERM, TELLS_WITHIN)?;
     saved_and_restored(&network, &a)?;
 
-    let (mut standby, backup) = b.replication("standby", &format!("--listen {LISTEN}"), &network)?;
+    let (mut standby, backup) =
+        b.replication("standby", &format!("{PATIENT} --term 900ms --listen {LISTEN}"), &network)?;
     ensure!(backup.wait("waiting", TELLS_WITHIN).is_some(), "{}", standby.failure("does not wait"));
-    let (replicate, primary) = a.replication("replicate", &format!("--to {LISTEN}"), &network)?;
+    let (replicate, primary) = a.replication("replicate", &format!("{PATIENT} --to {LISTEN}"), &network)?;
     ensure!(primary.wait("protected", TELLS_WITHIN).is_some(), "{}", replicate.failure("does not protect"));
     let several = wait_until(TELLS_WITHIN, Duration::from_millis(50), || primary.count("checkpoint") >= 10);
     ensure!(several, "{}", replicate.failure("takes no checkpoints"));
