@@ -28,6 +28,7 @@ pub mod dut;
 pub mod failure;
 pub mod frames;
 pub mod generator;
+pub mod head;
 pub mod hosts;
 pub mod idle;
 pub mod machine;

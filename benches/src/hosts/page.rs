@@ -1,6 +1,7 @@
 //! The report: one HTML file without anything outside itself, with what share of packets took longer than what.
 
 use super::outcome::{Media, Outcome};
+use crate::head::head;
 use crate::testbed::plot::{line, word};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
@@ -8,7 +9,6 @@ use std::fmt::Write;
 use svg::Document;
 use svg::node::element::{Group, Path, Rectangle, Style, Title};
 
-const STYLE: &str = include_str!("../testbed/page.css");
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 64.0;
@@ -77,12 +77,7 @@ pub fn html(outcomes: &[Outcome], missing: &[(String, String)], command: &str) -
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "tidegate: the testbed" }
-                style { (PreEscaped(STYLE)) }
-            }
+            (head("tidegate: the testbed"))
             body {
                 main {
                     h1 { "The gate between hosts" }

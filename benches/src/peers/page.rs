@@ -2,12 +2,11 @@
 
 use super::contest::Entry;
 use super::report::{Quality, Report, Row};
+use crate::head::head;
 use crate::stats::Spread;
 use crate::testbed::panel::Voice;
 use crate::testbed::plot::{Labels, draw};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-
-const STYLE: &str = include_str!("../testbed/page.css");
 
 /// Everything that is shown.
 pub struct Page<'a> {
@@ -24,12 +23,7 @@ impl Page<'_> {
         html! {
             (DOCTYPE)
             html lang="en" class="wide" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { "tidegate beside its peers" }
-                    style { (PreEscaped(STYLE)) }
-                }
+                (head("tidegate beside its peers"))
                 body { main {
                     h1 { "tidegate beside what one would otherwise run" }
                     p class="soft" {

@@ -3,23 +3,16 @@
 use super::Report;
 use super::curve::Curve;
 use super::derived::Derived;
+use crate::head::head;
 use crate::stats::Spread;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-
-/// Shared with the figures.
-const STYLE: &str = include_str!("../testbed/page.css");
 
 /// All of it, in one file. `drawings`: one for each curve.
 pub fn html(report: &Report, drawings: &[String], command: &str) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "tidegate: scale" }
-                style { (PreEscaped(STYLE)) }
-            }
+            (head("tidegate: scale"))
             body {
                 main {
                     h1 { "What a frame costs when there is more of everything" }

@@ -2,10 +2,9 @@
 
 use super::cell::Numbers;
 use super::verdict::Verdict;
+use crate::head::head;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeSet;
-
-const STYLE: &str = include_str!("../testbed/page.css");
 
 /// Everything that is shown.
 #[derive(Debug)]
@@ -28,12 +27,7 @@ impl Page<'_> {
         let page = html! {
             (DOCTYPE)
             html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { "tidegate: the best checkpoint interval" }
-                    style { (PreEscaped(STYLE)) }
-                }
+                (head("tidegate: the best checkpoint interval"))
                 body {
                     main {
                         h1 { "How often shall a telephone server be checkpointed?" }

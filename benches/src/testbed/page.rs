@@ -2,11 +2,10 @@
 
 use super::panel::{Panel, Part};
 use super::scenario::{Gate, Scenario};
+use crate::head::head;
 use crate::stats::Spread;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeSet;
-
-const STYLE: &str = include_str!("page.css");
 
 /// Everything that is shown.
 #[derive(Debug)]
@@ -25,12 +24,7 @@ impl Page<'_> {
         let page = html! {
             (DOCTYPE)
             html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { "tidegate: what a call hears" }
-                    style { (PreEscaped(STYLE)) }
-                }
+                (head("tidegate: what a call hears"))
                 body {
                     main {
                         h1 { "What a call hears while its server is replicated" }
