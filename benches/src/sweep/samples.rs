@@ -14,7 +14,6 @@ use crate::failure::{Context, Failure, Result};
 use crate::testbed::conditions::Conditions;
 use crate::testbed::hiccups::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -79,18 +78,7 @@ impl Samples {
 
     /// What was kept, if it is complete.
     pub fn meta(&self) -> Result<Option<Meta>> {
-        let path = self.file(META);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.context(|| format!("cannot read {}", path.display()))?,
-        };
-        let what =
-            || format!("{}: not what this program writes; take another --out, or --again", path.display());
-        let value: Value = serde_json::from_str(&text).context(what)?;
-        if value["form"] != FORM {
-            return Err(Failure::new(format!("{} (its form is {}, not {FORM})", what(), value["form"])));
-        }
-        serde_json::from_value(value).context(what).map(Some)
+        crate::testbed::samples::kept(&self.file(META), FORM)
     }
 
     /// Begins anew: what is not complete any more is not taken for it.

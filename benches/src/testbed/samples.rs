@@ -100,18 +100,7 @@ impl Samples {
 
     /// What was kept, if it is complete.
     pub fn meta(&self) -> Result<Option<Meta>> {
-        let path = self.file(META);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.context(|| format!("cannot read {}", path.display()))?,
-        };
-        let what =
-            || format!("{}: not what this program writes; take another --out, or --again", path.display());
-        let value: Value = serde_json::from_str(&text).context(what)?;
-        if value["form"] != FORM {
-            return Err(Failure::new(format!("{} (its form is {}, not {FORM})", what(), value["form"])));
-        }
-        serde_json::from_value(value).context(what).map(Some)
+        kept(&self.file(META), FORM)
     }
 
     /// A directory without samples: those of a former run go, and nothing else does.
@@ -166,6 +155,20 @@ impl Samples {
         let text = fs::read_to_string(self.file(name)).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
+}
+
+/// What a run kept of itself in a file of this form; none where there is no file.
+pub fn kept<T: serde::de::DeserializeOwned>(path: &Path, form: u32) -> Result<Option<T>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.context(|| format!("cannot read {}", path.display()))?,
+    };
+    let what = || format!("{}: not what this program writes; take another --out, or --again", path.display());
+    let value: Value = serde_json::from_str(&text).context(what)?;
+    if value["form"] != form {
+        return Err(Failure::new(format!("{} (its form is {}, not {form})", what(), value["form"])));
+    }
+    serde_json::from_value(value).context(what).map(Some)
 }
 
 #[cfg(test)]
